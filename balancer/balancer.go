@@ -1,0 +1,52 @@
+package balancer
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Target is what a policy sees of one server at one moment.
+type Target struct {
+	Weight   int32 // share of the requests relative to the other targets; 0 or less: no new requests
+	InFlight int32 // attempts running on it now, of all loops
+	Usable   bool  // false: not to be picked this time
+}
+
+// open says whether the target may be picked.
+func (t *Target) open() bool { return t.Usable && t.Weight > 0 }
+
+// Policy picks the target of the next attempt. It belongs to one loop.
+type Policy interface {
+	// Pick returns the place in targets of the one to use next, -1 if none is usable or all of these have weight 0.
+	// It does not keep or change the slice. Place i must mean the same server in every call, so the slice has
+	// the same length during the life of a policy; a policy that is given another length starts anew.
+	Pick(targets []Target) int
+}
+
+// policies is the table of all policies, in the order in which they are listed to users.
+var policies = []struct {
+	name string
+	make func() Policy
+}{
+	{"round_robin", func() Policy { return new(roundRobin) }},
+	{"least_inflight", func() Policy { return new(leastInFlight) }},
+}
+
+// New makes a policy by its name in the configuration (pools[].balance).
+func New(name string) (Policy, error) {
+	for _, p := range policies {
+		if p.name == name {
+			return p.make(), nil
+		}
+	}
+	return nil, fmt.Errorf("unknown balance policy %q: use one of %s", name, strings.Join(Names(), ", "))
+}
+
+// Names returns the names that New knows.
+func Names() []string {
+	names := make([]string, len(policies))
+	for i, p := range policies {
+		names[i] = p.name
+	}
+	return names
+}
