@@ -1,0 +1,227 @@
+package health
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"icapgate/icap"
+)
+
+const (
+	changingInterval = time.Second            // between checks while a verdict is near
+	expediteGap      = 200 * time.Millisecond // least time from the end of a check to one that is brought forward
+	jitter           = 0.1                    // intervals differ by up to this share either way
+)
+
+// CheckConfig says how one server is checked.
+type CheckConfig struct {
+	Address   string   // ip:port that is dialled
+	Authority string   // host:port in the request line and Host
+	Paths     []string // exact paths routed to the pool, or the one configured path; empty: none is known, ask for "/"
+
+	// OtherPaths says that more than Paths is routed to the pool (a prefix, or everything): a server that has none of Paths
+	// is then still of use. Otherwise 404 for all of them is a failed check.
+	OtherPaths bool
+
+	TLS *tls.Config // nil: plain. Without ServerName the host of Authority is verified
+
+	Interval time.Duration // 1 s, if that is shorter, while a verdict is near; 0: 5 s
+	Timeout  time.Duration // of each question, connect and handshake included; 0: 2 s
+	Rise     int           // successes in a row that bring a server up; 0: 2
+	Fall     int           // failures in a row that take it down; 0: 3
+
+	Group  *Group  // the pool's servers; nil: no grace
+	Status *Status // written by the Checker; nil: a new one
+	Stats  *Stats  // counted into, and may be shared by all checkers; nil: nowhere
+
+	OnOptions func(icap.Options) // called by the Checker's goroutine with every 200; nil: nobody wants to know
+	Logger    *slog.Logger       // one line per change; nil: none
+
+	// For tests.
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer
+	Random func() float64                                                       // in [0, 1), for the jitter; nil: math/rand
+}
+
+// Stats counts checks by result.
+type Stats struct {
+	OK     atomic.Uint64 // the server answered and was good, or full
+	Failed atomic.Uint64
+}
+
+// Checker checks one server.
+type Checker struct {
+	cfg     CheckConfig // static
+	status  *Status
+	wake    chan struct{} // holds a token when a check has been asked for
+	machine machine       // owned by Run
+}
+
+// NewChecker makes a Checker. It carries on from what cfg.Status knows; only one Checker may run on a Status at a time.
+func NewChecker(cfg CheckConfig) *Checker {
+	if cfg.Status == nil {
+		cfg.Status = new(Status)
+	}
+	if cfg.Stats == nil {
+		cfg.Stats = new(Stats)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = new(net.Dialer).DialContext
+	}
+	if cfg.Random == nil {
+		cfg.Random = rand.Float64
+	}
+	cfg.Interval = orDefault(cfg.Interval, 5*time.Second)
+	cfg.Timeout = orDefault(cfg.Timeout, 2*time.Second)
+	cfg.Rise = orDefault(cfg.Rise, 2)
+	cfg.Fall = orDefault(cfg.Fall, 3)
+	if cfg.TLS != nil && cfg.TLS.ServerName == "" {
+		cfg.TLS = cfg.TLS.Clone()
+		cfg.TLS.ServerName = host(cfg.Authority)
+	}
+	return &Checker{
+		cfg:     cfg,
+		status:  cfg.Status,
+		wake:    make(chan struct{}, 1),
+		machine: machine{rise: cfg.Rise, fall: cfg.Fall, state: cfg.Status.State()},
+	}
+}
+
+// orDefault returns v, or def where v is not set.
+func orDefault[T int | time.Duration](v, def T) T {
+	if v <= 0 {
+		return def
+	}
+	return v
+}
+
+// host returns authority without its port and brackets.
+func host(authority string) string {
+	if h, _, err := net.SplitHostPort(authority); err == nil {
+		return h
+	}
+	return strings.Trim(authority, "[]")
+}
+
+// Status returns what the Checker writes.
+func (c *Checker) Status() *Status { return c.status }
+
+// Expedite brings the next check forward: a connection to the server has failed. It never blocks and may be called by any goroutine
+// and as often as it likes; checks that are brought forward are at least 200 ms apart.
+func (c *Checker) Expedite() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run checks until ctx ends. The first check is made at once.
+func (c *Checker) Run(ctx context.Context) {
+	if c.status.Since().IsZero() {
+		c.status.SetState(c.machine.state)
+	}
+	c.status.setMissing(nil) // of other paths than this Checker's
+	var latest time.Time     // end of the latest check
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+			if wait := expediteGap - time.Since(latest); wait > 0 {
+				timer.Reset(wait)
+				continue
+			}
+		case <-timer.C:
+		}
+		if c.status.Admin() == Maintenance {
+			c.forget()
+		} else {
+			c.check(ctx)
+			latest = time.Now()
+		}
+		timer.Reset(c.pause())
+	}
+}
+
+// pause returns the time until the next check.
+func (c *Checker) pause() time.Duration {
+	interval := c.cfg.Interval
+	if c.machine.changing() {
+		interval = min(interval, changingInterval)
+	}
+	return time.Duration(float64(interval) * (1 + jitter*(2*c.cfg.Random()-1)))
+}
+
+// check makes one check and acts on its outcome.
+func (c *Checker) check(ctx context.Context) {
+	began := time.Now()
+	r := round{cfg: &c.cfg}
+	rep := r.run(ctx)
+	if ctx.Err() != nil {
+		return // the end of the Checker, not a fault of the server
+	}
+	if rep.outcome == bad {
+		c.cfg.Stats.Failed.Add(1)
+	} else {
+		c.cfg.Stats.OK.Add(1)
+	}
+	c.status.latest.Store(&verdict{fault: rep.fault, took: time.Since(began)})
+	c.setMissing(rep.missing)
+	c.setState(c.machine.step(rep.outcome), rep.fault)
+}
+
+// forget makes a server in maintenance one of which nothing is known.
+func (c *Checker) forget() {
+	c.machine.reset()
+	c.setState(Checking, "in maintenance")
+	c.status.setMissing(nil)
+}
+
+// setState publishes the state. The log has one line per change.
+func (c *Checker) setState(to State, reason string) {
+	from := c.status.State()
+	if from == to {
+		return
+	}
+	c.status.SetState(to)
+	if to == Up && c.cfg.Group != nil {
+		c.cfg.Group.end()
+	}
+	level := slog.LevelInfo
+	if to == Down {
+		level = slog.LevelWarn
+	}
+	if to == Up {
+		reason = "checks succeed"
+	}
+	c.cfg.Logger.Log(context.Background(), level, "server is "+to.String(),
+		"server", c.cfg.Address, "from", from.String(), "to", to.String(), "reason", reason)
+}
+
+// setMissing publishes which paths are missing, nil: not known, all stays as it is. A path that nobody serves is most often a fault in a
+// configuration, so each change is logged.
+func (c *Checker) setMissing(missing []bool) {
+	if missing == nil {
+		return
+	}
+	before := c.status.Missing()
+	for i, path := range c.cfg.Paths {
+		switch was := before != nil && before[i]; {
+		case missing[i] && !was:
+			c.cfg.Logger.Warn("server does not know path: not used for it", "server", c.cfg.Address, "path", path, "status", 404)
+		case !missing[i] && was:
+			c.cfg.Logger.Info("server knows path: used for it again", "server", c.cfg.Address, "path", path)
+		}
+	}
+	c.status.setMissing(missing)
+}

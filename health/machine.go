@@ -1,0 +1,45 @@
+package health
+
+// outcome is what one check says of the server as a whole.
+type outcome uint8
+
+const (
+	good outcome = iota
+	bad
+	full // 503: alive and at its limit, so no reason to take it down, and none to bring it up
+)
+
+// machine counts outcomes in a row. It is plain memory: no clock, no goroutine.
+type machine struct {
+	rise, fall int // outcomes in a row that bring a server up and down; 1 or more
+	state      State
+	run        int // outcomes in a row that speak against state
+}
+
+// step takes the outcome of a check and returns the state after it.
+func (m *machine) step(o outcome) State {
+	switch {
+	case m.state != Down && o == bad:
+		m.count(m.fall, Down)
+	case m.state == Checking && o == good:
+		m.count(1, Up)
+	case m.state == Down && o == good:
+		m.count(m.rise, Up)
+	default:
+		m.run = 0
+	}
+	return m.state
+}
+
+// count counts an outcome against the state; after enough in a row the state becomes to.
+func (m *machine) count(enough int, to State) {
+	if m.run++; m.run >= enough {
+		m.state, m.run = to, 0
+	}
+}
+
+// changing says whether a verdict is near: the next check should come soon.
+func (m *machine) changing() bool { return m.state == Checking || m.run > 0 }
+
+// reset forgets all that the checks have said.
+func (m *machine) reset() { m.state, m.run = Checking, 0 }

@@ -1,0 +1,163 @@
+package health
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// State is the result of the active checks.
+type State uint8
+
+const (
+	Checking State = iota // no verdict yet
+	Up
+	Down
+)
+
+func (s State) String() string { return [...]string{"checking", "up", "down"}[s] }
+
+// AdminState is what an operator wants of a server, whatever the checks say.
+type AdminState uint8
+
+const (
+	Ready       AdminState = iota // the checks decide
+	Drain                         // no new requests
+	Maintenance                   // no new requests and no checks
+)
+
+func (a AdminState) String() string { return [...]string{"ready", "drain", "maintenance"}[a] }
+
+// ParseAdminState is the reverse of AdminState.String.
+func ParseAdminState(word string) (AdminState, error) {
+	for _, a := range []AdminState{Ready, Drain, Maintenance} {
+		if word == a.String() {
+			return a, nil
+		}
+	}
+	return Ready, fmt.Errorf("unknown admin state %q: use one of ready, drain, maintenance", word)
+}
+
+// Status is what is known of one server. Its Checker and the admin write it; every loop reads it without a lock. It outlives its
+// Checker: a reload that changes how a server is checked keeps what is known of it. The zero value is a server of which nothing
+// is known, in admin state ready.
+type Status struct {
+	word    atomic.Uint32          // State, AdminState and grace together, so that they are read as of one moment
+	missing atomic.Pointer[[]bool] // by path: answered with 404; nil: none. The slice is never changed
+	since   atomic.Int64           // when State was entered, Unix nanoseconds; 0: never
+	latest  atomic.Pointer[verdict]
+}
+
+// verdict is the outcome of one check.
+type verdict struct {
+	fault string // "": none
+	took  time.Duration
+}
+
+// Layout of Status.word.
+const (
+	stateMask  = 0b00011
+	adminShift = 2
+	adminMask  = 0b01100
+	graceBit   = 0b10000
+)
+
+// State returns the result of the active checks.
+func (s *Status) State() State { return State(s.word.Load() & stateMask) }
+
+// Admin returns what an operator has set.
+func (s *Status) Admin() AdminState { return AdminState(s.word.Load() & adminMask >> adminShift) }
+
+// Usable says whether the server may get a new request for a path: the index of the path in CheckConfig.Paths, -1 for one that is
+// not among them. The table in the package comment has all cases.
+func (s *Status) Usable(path int) bool {
+	if !usable(s.word.Load()) {
+		return false
+	}
+	missing := s.missing.Load()
+	return missing == nil || path < 0 || path >= len(*missing) || !(*missing)[path]
+}
+
+// usable is the truth table of the package comment.
+func usable(word uint32) bool {
+	state, admin, grace := State(word&stateMask), AdminState(word&adminMask>>adminShift), word&graceBit != 0
+	return admin == Ready && (state == Up || state == Checking && grace)
+}
+
+// Since returns when the current State was entered, the zero time if no Checker has taken the server up yet.
+func (s *Status) Since() time.Time {
+	ns := s.since.Load()
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns)
+}
+
+// Checked says whether a check has been completed, whatever its result: the first round is over for this server.
+func (s *Status) Checked() bool { return s.latest.Load() != nil }
+
+// LastError says what was wrong in the latest check, "" if nothing was.
+func (s *Status) LastError() string {
+	if v := s.latest.Load(); v != nil {
+		return v.fault
+	}
+	return ""
+}
+
+// LastDuration returns how long the latest check took.
+func (s *Status) LastDuration() time.Duration {
+	if v := s.latest.Load(); v != nil {
+		return v.took
+	}
+	return 0
+}
+
+// Missing returns which of CheckConfig.Paths the server has answered with 404, by index; nil if none. It must not be changed.
+func (s *Status) Missing() []bool {
+	if m := s.missing.Load(); m != nil {
+		return *m
+	}
+	return nil
+}
+
+// SetAdmin sets the admin state. Requests that run are not touched. A server that leaves maintenance is checked at its next
+// interval: call Checker.Expedite to have it at once.
+func (s *Status) SetAdmin(a AdminState) {
+	s.update(func(word uint32) uint32 { return word&^adminMask | uint32(a)<<adminShift })
+}
+
+// SetState is for the server's Checker, and for tests that have none. The grace ends with any verdict.
+func (s *Status) SetState(to State) {
+	s.since.Store(time.Now().UnixNano())
+	s.update(func(word uint32) uint32 { return word&^(stateMask|graceBit) | uint32(to) })
+}
+
+// setGrace gives or takes the grace, which only a server without a verdict can have.
+func (s *Status) setGrace(on bool) {
+	s.update(func(word uint32) uint32 {
+		if on && State(word&stateMask) == Checking {
+			return word | graceBit
+		}
+		return word &^ graceBit
+	})
+}
+
+// setMissing says which paths are missing; nil or all false: none. Ownership of the slice passes to the Status.
+func (s *Status) setMissing(missing []bool) {
+	for _, m := range missing {
+		if m {
+			s.missing.Store(&missing)
+			return
+		}
+	}
+	s.missing.Store(nil)
+}
+
+func (s *Status) update(f func(word uint32) uint32) {
+	for {
+		old := s.word.Load()
+		if s.word.CompareAndSwap(old, f(old)) {
+			return
+		}
+	}
+}
