@@ -1,0 +1,150 @@
+// Package configs holds the configuration of icapgate: the structs with their defaults, a strict YAML reader that reports
+// every fault with its line, validation, lint, and the check of the files that a configuration names.
+//
+// The way of a file: Load reads it, decode fills the structs over their defaults, complete derives what follows from other
+// values (names, ports, key files), validate looks for faults. Lint and CheckFiles are asked for separately, since an example
+// is a good configuration on a machine without its certificates too.
+package configs
+
+// Config is one whole configuration file. Load and Parse return it complete and valid: names and ports are filled in, file
+// names are relative to the working directory or absolute.
+type Config struct {
+	Listeners    []Listener `yaml:"listeners"`
+	Services     []Service  `yaml:"services"`
+	Pools        []Pool     `yaml:"pools"`
+	DrainTimeout Duration   `yaml:"drain_timeout"`
+	StateDir     string     `yaml:"state_dir"`
+	Log          Log        `yaml:"log"`
+	AccessLog    AccessLog  `yaml:"access_log"`
+	Admin        Admin      `yaml:"admin"`
+	Metrics      Metrics    `yaml:"metrics"`
+
+	source source // where each key stands; empty if the configuration was made in code
+}
+
+// Listener is an address that clients connect to.
+type Listener struct {
+	Name      string           `yaml:"name"`
+	Address   string           `yaml:"address"`
+	TLS       *ListenerTLS     `yaml:"tls"` // nil: plain icap://
+	Allow     []Prefix         `yaml:"allow"`
+	Timeouts  ListenerTimeouts `yaml:"timeouts"`
+	LenientLF bool             `yaml:"lenient_lf"` // a bare LF ends a head line too
+}
+
+// ListenerTLS is the server side of TLS.
+type ListenerTLS struct {
+	Certificates []Certificate `yaml:"certificates"`
+	MinVersion   string        `yaml:"min_version"` // "1.2" or "1.3"
+}
+
+// Certificate names PEM files; KeyFile defaults to CertFile (one combined PEM).
+type Certificate struct {
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
+}
+
+// ListenerTimeouts bound what a client may take its time for.
+type ListenerTimeouts struct {
+	Handshake Duration `yaml:"handshake"` // TLS handshake, whole
+	Head      Duration `yaml:"head"`      // from the first byte of a request to the end of its heads
+	Idle      Duration `yaml:"idle"`      // between requests
+	Body      Duration `yaml:"body"`      // without a byte of a body that we want to read
+}
+
+// Service routes requests to a pool; the first match wins.
+type Service struct {
+	Path         string   `yaml:"path"`     // exact, or a prefix if it ends in "*"
+	Listener     string   `yaml:"listener"` // "": every listener
+	Methods      []string `yaml:"methods"`  // empty: all
+	Pool         string   `yaml:"pool"`
+	PreserveHost bool     `yaml:"preserve_host"`
+}
+
+// Pool is a named group of servers with one policy.
+type Pool struct {
+	Name            string       `yaml:"name"`
+	Balance         string       `yaml:"balance"` // round_robin | least_inflight (default)
+	Servers         []Server     `yaml:"servers"`
+	TLS             *PoolTLS     `yaml:"tls"`              // nil: plain icap to the servers
+	ConnectionShare int          `yaml:"connection_share"` // number of gateways that share the servers' caps
+	Reserve         int          `yaml:"reserve"`          // connections of a server's cap left free for checks
+	Reuse           bool         `yaml:"reuse"`            // false: one request per connection
+	Idle            Idle         `yaml:"idle"`
+	Timeouts        PoolTimeouts `yaml:"timeouts"`
+	Queue           Queue        `yaml:"queue"`
+	Retry           Retry        `yaml:"retry"`
+	MaxChunk        Size         `yaml:"max_chunk"` // larger chunks of a client are split
+	Health          Health       `yaml:"health"`
+}
+
+// Server is one server; in YAML a string (the address) or a mapping.
+type Server struct {
+	Address        string `yaml:"address"`         // host:port; port defaults to 1344, 11344 with tls
+	Weight         int    `yaml:"weight"`          // share of the requests; 0: none
+	MaxConnections int    `yaml:"max_connections"` // 0: what the server's OPTIONS says; none said: unlimited
+}
+
+// PoolTLS is TLS to the servers. The chain is always verified.
+type PoolTLS struct {
+	CAFile     string `yaml:"ca_file"`     // "": the system's
+	ServerName string `yaml:"server_name"` // "": the host of the server's address
+	CertFile   string `yaml:"cert_file"`   // client certificate, combined PEM
+}
+
+// Idle says how long an unused connection to a server is kept.
+type Idle struct {
+	Timeout     Duration `yaml:"timeout"`
+	MaxAge      Duration `yaml:"max_age"`      // 0: no limit
+	MaxRequests int      `yaml:"max_requests"` // 0: no limit
+}
+
+// PoolTimeouts bound what a server may take its time for.
+type PoolTimeouts struct {
+	Connect  Duration `yaml:"connect"`  // TCP connect, and with tls the handshake
+	Send     Duration `yaml:"send"`     // without taking a byte that we have for it
+	Response Duration `yaml:"response"` // without a byte of a response that we wait for
+}
+
+// Queue bounds the transactions that wait for a server of the pool.
+type Queue struct {
+	Max     int      `yaml:"max"` // 0: nothing waits
+	Timeout Duration `yaml:"timeout"`
+}
+
+// Retry says how often a transaction is tried on another server.
+type Retry struct {
+	Attempts     int     `yaml:"attempts"`      // attempts after the first
+	ReplayBuffer Size    `yaml:"replay_buffer"` // bytes of a request that are held to be sent again
+	Budget       float64 `yaml:"budget"`        // retries per first attempt
+}
+
+// Health describes the active checks of the servers: OPTIONS requests.
+type Health struct {
+	Interval Duration `yaml:"interval"`
+	Timeout  Duration `yaml:"timeout"`
+	Rise     int      `yaml:"rise"` // good checks in a row until a server is up
+	Fall     int      `yaml:"fall"` // bad checks in a row until it is down
+	Path     string   `yaml:"path"` // "": the exact paths routed to the pool
+}
+
+// Log is the program's own log, on stderr.
+type Log struct {
+	Level  string `yaml:"level"`  // debug | info | warn | error
+	Format string `yaml:"format"` // json | text
+}
+
+// AccessLog is the log of transactions, one line each.
+type AccessLog struct {
+	Output string `yaml:"output"` // off | stdout | a file
+}
+
+// Admin is the endpoint for metrics, health, status and control.
+type Admin struct {
+	Address string `yaml:"address"` // host:port, unix:PATH, or "off"
+}
+
+// Metrics is an optional second listener that is read-only.
+type Metrics struct {
+	Address string `yaml:"address"` // "": none
+}

@@ -1,0 +1,175 @@
+package configs
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Ports of the two URI schemes (RFC 3507 section 4.2 for icap; 11344 is what secure ICAP clients use).
+const (
+	PortICAP  = 1344
+	PortICAPS = 11344
+)
+
+// DefaultPoolName is what the only pool of a configuration is called if it has no name.
+const DefaultPoolName = "default"
+
+// Default returns a configuration with every default and no listener, service or pool.
+func Default() Config {
+	return Config{
+		DrainTimeout: seconds(30),
+		Log:          Log{Level: "info", Format: "json"},
+		AccessLog:    AccessLog{Output: "stdout"},
+		Admin:        Admin{Address: "127.0.0.1:9344"},
+	}
+}
+
+// DefaultListener returns a listener that lacks only its address.
+func DefaultListener() Listener {
+	return Listener{Timeouts: ListenerTimeouts{
+		Handshake: seconds(10),
+		Head:      seconds(10),
+		Idle:      seconds(300),
+		Body:      seconds(60),
+	}}
+}
+
+// DefaultPool returns a pool that lacks only its servers.
+func DefaultPool() Pool {
+	return Pool{
+		Balance:         "least_inflight",
+		ConnectionShare: 1,
+		Reserve:         1,
+		Reuse:           true,
+		Idle:            Idle{Timeout: seconds(30)},
+		Timeouts:        PoolTimeouts{Connect: seconds(2), Send: seconds(60), Response: seconds(60)},
+		Queue:           Queue{Max: 1024, Timeout: seconds(5)},
+		Retry:           Retry{Attempts: 2, ReplayBuffer: 64 << 10, Budget: 0.2},
+		MaxChunk:        1 << 20,
+		Health:          Health{Interval: seconds(5), Timeout: seconds(2), Rise: 2, Fall: 3},
+	}
+}
+
+// DefaultServer returns a server that lacks only its address.
+func DefaultServer() Server { return Server{Weight: 1} }
+
+func seconds(n int) Duration { return Duration(time.Duration(n) * time.Second) }
+
+// What appears in a file starts from these, so that a mapping names only what differs.
+func (c *Config) setDefaults()      { *c = Default() }
+func (l *Listener) setDefaults()    { *l = DefaultListener() }
+func (t *ListenerTLS) setDefaults() { t.MinVersion = "1.2" }
+func (s *Service) setDefaults()     { s.Path = "*" }
+func (p *Pool) setDefaults()        { *p = DefaultPool() }
+func (s *Server) setDefaults()      { *s = DefaultServer() }
+
+// complete fills in what follows from other values. It leaves what it cannot understand to validate.
+func (c *Config) complete() {
+	dir := filepath.Dir(c.source.file)
+	c.completeListeners(dir)
+	c.completePools(dir)
+	c.completeServices()
+
+	if c.StateDir == "" {
+		c.StateDir = defaultStateDir()
+	}
+	within(dir, &c.StateDir)
+	if strings.Contains(c.AccessLog.Output, "/") {
+		within(dir, &c.AccessLog.Output)
+	}
+	if path, ok := strings.CutPrefix(c.Admin.Address, "unix:"); ok {
+		within(dir, &path)
+		c.Admin.Address = "unix:" + path
+	}
+}
+
+// completeListeners names a listener after its scheme, and from the second of a scheme on after its address.
+func (c *Config) completeListeners(dir string) {
+	taken := make(map[string]bool)
+	for i := range c.Listeners {
+		taken[c.Listeners[i].Name] = true
+	}
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		if l.Name == "" {
+			l.Name = "icap"
+			if l.TLS != nil {
+				l.Name = "icaps"
+			}
+			if taken[l.Name] {
+				l.Name = l.Address
+			}
+			taken[l.Name] = true
+		}
+		if l.TLS == nil {
+			continue
+		}
+		for j := range l.TLS.Certificates {
+			pair := &l.TLS.Certificates[j]
+			if pair.KeyFile == "" {
+				pair.KeyFile = pair.CertFile
+			}
+			within(dir, &pair.CertFile)
+			within(dir, &pair.KeyFile)
+		}
+	}
+}
+
+func (c *Config) completePools(dir string) {
+	for i := range c.Pools {
+		p := &c.Pools[i]
+		if p.Name == "" && len(c.Pools) == 1 {
+			p.Name = DefaultPoolName
+		}
+		port := PortICAP
+		if p.TLS != nil {
+			port = PortICAPS
+			within(dir, &p.TLS.CAFile)
+			within(dir, &p.TLS.CertFile)
+		}
+		for j := range p.Servers {
+			if a, err := parseAddress(p.Servers[j].Address, port); err == nil && a.host != "" {
+				p.Servers[j].Address = a.String()
+			}
+		}
+	}
+}
+
+// completeServices sends everything to the only pool, as far as nothing else is said.
+func (c *Config) completeServices() {
+	if len(c.Pools) != 1 {
+		return
+	}
+	if len(c.Services) == 0 {
+		c.Services = []Service{{Path: "*"}}
+	}
+	for i := range c.Services {
+		if c.Services[i].Pool == "" {
+			c.Services[i].Pool = c.Pools[0].Name
+		}
+	}
+}
+
+// within makes a relative file name count from the folder of the configuration, wherever the program was started.
+func within(dir string, name *string) {
+	if *name != "" && !filepath.IsAbs(*name) {
+		*name = filepath.Join(dir, *name)
+	}
+}
+
+// defaultStateDir is what systemd's StateDirectory= gives, else the user's state folder; "" if there is neither.
+func defaultStateDir() string {
+	if dirs := os.Getenv("STATE_DIRECTORY"); dirs != "" {
+		first, _, _ := strings.Cut(dirs, ":")
+		return first
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "icapgate")
+	}
+	if home, err := os.UserHomeDir(); err == nil && filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "state", "icapgate")
+	}
+	return ""
+}

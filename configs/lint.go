@@ -1,0 +1,107 @@
+package configs
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Lint returns what is legal and unwise.
+func (c *Config) Lint() Faults {
+	l := &linter{findings{source: c.source}, c}
+	for i := range c.Listeners {
+		l.listener(fmt.Sprintf("listeners[%d]", i), &c.Listeners[i])
+	}
+	for i := range c.Services {
+		l.service(i)
+	}
+	for i := range c.Pools {
+		l.pool(fmt.Sprintf("pools[%d]", i), &c.Pools[i])
+	}
+	if a, err := parseAddress(c.Admin.Address, 0); err == nil && !a.loopback() {
+		l.add("admin.address", "%s: whoever reaches this address can drain the gateway; better 127.0.0.1:port or unix:/path, "+
+			"and metrics.address for what is only read", c.Admin.Address)
+	}
+	l.faults.sort()
+	return l.faults
+}
+
+type linter struct {
+	findings
+	c *Config
+}
+
+func (l *linter) listener(key string, in *Listener) {
+	if a, err := parseAddress(in.Address, 0); err == nil && in.TLS == nil && !a.loopback() {
+		l.add(key+".address", "plain ICAP on %s: what clients send crosses the network in clear; better with tls, or on 127.0.0.1", in.Address)
+	}
+}
+
+// service warns of a route that an earlier one leaves nothing for.
+func (l *linter) service(i int) {
+	later := &l.c.Services[i]
+	for j := range l.c.Services[:i] {
+		if covers(&l.c.Services[j], later) {
+			l.add(fmt.Sprintf("services[%d]", i), "is never used: services[%d] matches all of it and comes first", j)
+			return
+		}
+	}
+}
+
+// covers says whether every request that b matches is matched by a.
+func covers(a, b *Service) bool {
+	if a.Listener != "" && a.Listener != b.Listener {
+		return false
+	}
+	ofB := b.Methods
+	if len(ofB) == 0 {
+		ofB = methods
+	}
+	for _, m := range ofB {
+		if len(a.Methods) > 0 && !slices.Contains(a.Methods, m) {
+			return false
+		}
+	}
+	start, prefix := strings.CutSuffix(a.Path, "*")
+	if prefix {
+		return strings.HasPrefix(strings.TrimSuffix(b.Path, "*"), start)
+	}
+	return a.Path == b.Path
+}
+
+func (l *linter) pool(key string, p *Pool) {
+	if !slices.ContainsFunc(l.c.Services, func(s Service) bool { return s.Pool == p.Name }) {
+		l.add(key, "no service leads to pool %s", p.Name)
+	}
+	if p.ConnectionShare > 1 {
+		l.add(key+".connection_share", "%d gateways share these servers: all of them need this same value", p.ConnectionShare)
+	}
+
+	share := max(1, p.ConnectionShare)
+	weights := 0
+	var remote []string
+	for i := range p.Servers {
+		s := &p.Servers[i]
+		weights += s.Weight
+		// The same sum as the pool's own: a server never gets less than one connection.
+		if n := s.MaxConnections; n > 0 && n/share-p.Reserve < 1 {
+			l.add(fmt.Sprintf("%s.servers[%d].max_connections", key, i),
+				"%d / connection_share %d - reserve %d leaves no connection for requests: 1 is used, more than was allowed",
+				n, share, p.Reserve)
+		}
+		if a, err := parseAddress(s.Address, PortICAP); err == nil && !a.loopback() {
+			remote = append(remote, s.Address)
+		}
+	}
+	if weights == 0 {
+		l.add(key+".servers", "every weight is 0: no server gets a request")
+	}
+	if p.TLS == nil && len(remote) > 0 {
+		more := ""
+		if len(remote) > 1 {
+			more = fmt.Sprintf(" and %d more", len(remote)-1)
+		}
+		l.add(key+".servers", "plain ICAP to %s%s: decrypted content leaves this machine in clear; better with tls "+
+			"(or a stunnel on the server), or on a network of its own", remote[0], more)
+	}
+}

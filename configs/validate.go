@@ -1,0 +1,308 @@
+package configs
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Words that a key may have as its value.
+var (
+	policies   = []string{"round_robin", "least_inflight"}
+	methods    = []string{"REQMOD", "RESPMOD", "OPTIONS"}
+	tlsMinimum = []string{"1.2", "1.3"}
+	logLevels  = []string{"debug", "info", "warn", "error"}
+	logFormats = []string{"json", "text"}
+)
+
+// Limits of what is believable; beyond them a value is rather a slip.
+const (
+	minTimeout  = Duration(time.Millisecond)
+	maxTimeout  = Duration(24 * time.Hour)
+	minInterval = Duration(100 * time.Millisecond) // of checks
+	maxInterval = Duration(time.Hour)
+
+	maxListeners   = 256
+	maxPools       = 1024
+	maxServices    = 4096
+	maxServers     = 1024 // of a pool
+	maxWeight      = 256
+	maxConnections = 1 << 20 // of a server, waiters and requests alike
+	maxShare       = 1000
+	maxAttempts    = 10
+	maxBudget      = 10
+	maxRiseFall    = 100
+	maxReplay      = Size(64 << 20)
+	minChunk       = Size(1 << 10)
+	maxChunk       = Size(1 << 30)
+	maxPath        = 8 << 10 // of an ICAP URI
+	maxUnixPath    = 107     // of sockaddr_un
+	maxName        = 64
+)
+
+// validator looks for everything that cannot work. What is in files is left to CheckFiles, what is unwise to Lint.
+type validator struct {
+	findings
+	c      *Config
+	opened []opened
+}
+
+// opened is an address that this process listens on.
+type opened struct {
+	key string
+	address
+}
+
+func (c *Config) validate() Faults {
+	v := &validator{findings{source: c.source}, c, nil}
+	if len(c.Listeners) == 0 {
+		v.add("listeners", "none, needed: at least one, such as {address: \":%d\"}", PortICAP)
+	}
+	for i := range v.some("listeners", len(c.Listeners), maxListeners) {
+		v.listener(fmt.Sprintf("listeners[%d]", i), &c.Listeners[i], c.Listeners[:i])
+	}
+	if len(c.Pools) == 0 {
+		v.add("pools", "none, needed: at least one with its servers")
+	}
+	for i := range v.some("pools", len(c.Pools), maxPools) {
+		v.pool(fmt.Sprintf("pools[%d]", i), &c.Pools[i], c.Pools[:i])
+	}
+	if len(c.Services) == 0 && len(c.Pools) > 1 {
+		v.add("services", "none, needed with several pools: which path goes to which pool")
+	}
+	for i := range v.some("services", len(c.Services), maxServices) {
+		v.service(fmt.Sprintf("services[%d]", i), &c.Services[i])
+	}
+	v.rest()
+	return v.faults
+}
+
+func (v *validator) listener(key string, l *Listener, before []Listener) {
+	if l.Name != l.Address { // a name that was derived is as good as the address
+		v.name(key+".name", l.Name)
+	}
+	if slices.ContainsFunc(before, func(o Listener) bool { return o.Name == l.Name }) {
+		v.add(key+".name", "%s is the name of an earlier listener too", quote(l.Name))
+	}
+	v.listen(key+".address", l.Address)
+
+	if l.TLS != nil {
+		v.oneOf(key+".tls.min_version", "version", l.TLS.MinVersion, tlsMinimum)
+		if len(l.TLS.Certificates) == 0 {
+			v.add(key+".tls.certificates", "none, needed: at least one with cert_file; icapgate cert FILE.pem makes one")
+		}
+		for i, pair := range l.TLS.Certificates {
+			if pair.CertFile == "" {
+				v.add(fmt.Sprintf("%s.tls.certificates[%d].cert_file", key, i), "missing, needed: a PEM file")
+			}
+		}
+	}
+
+	v.duration(key+".timeouts.handshake", l.Timeouts.Handshake, minTimeout, maxTimeout)
+	v.duration(key+".timeouts.head", l.Timeouts.Head, minTimeout, maxTimeout)
+	v.duration(key+".timeouts.idle", l.Timeouts.Idle, minTimeout, maxTimeout)
+	v.duration(key+".timeouts.body", l.Timeouts.Body, minTimeout, maxTimeout)
+}
+
+func (v *validator) pool(key string, p *Pool, before []Pool) {
+	v.name(key+".name", p.Name)
+	if slices.ContainsFunc(before, func(o Pool) bool { return o.Name == p.Name && p.Name != "" }) {
+		v.add(key+".name", "%s is the name of an earlier pool too", quote(p.Name))
+	}
+	v.oneOf(key+".balance", "policy", p.Balance, policies)
+	if len(p.Servers) == 0 {
+		v.add(key+".servers", "none, needed: at least one, such as 10.2.1.101:%d", PortICAP)
+	}
+	for i := range v.some(key+".servers", len(p.Servers), maxServers) {
+		v.server(fmt.Sprintf("%s.servers[%d]", key, i), &p.Servers[i], p.Servers[:i])
+	}
+	if p.TLS != nil && p.TLS.ServerName != "" {
+		if err := checkHost(p.TLS.ServerName); err != nil {
+			v.add(key+".tls.server_name", "%s: %v", quote(p.TLS.ServerName), err)
+		}
+	}
+	v.number(key+".connection_share", p.ConnectionShare, 1, maxShare)
+	v.number(key+".reserve", p.Reserve, 0, maxConnections)
+
+	v.duration(key+".idle.timeout", p.Idle.Timeout, minTimeout, maxTimeout)
+	v.duration(key+".idle.max_age", p.Idle.MaxAge, 0, maxTimeout)
+	v.number(key+".idle.max_requests", p.Idle.MaxRequests, 0, maxConnections)
+	v.duration(key+".timeouts.connect", p.Timeouts.Connect, minTimeout, maxTimeout)
+	v.duration(key+".timeouts.send", p.Timeouts.Send, minTimeout, maxTimeout)
+	v.duration(key+".timeouts.response", p.Timeouts.Response, minTimeout, maxTimeout)
+	v.number(key+".queue.max", p.Queue.Max, 0, maxConnections)
+	v.duration(key+".queue.timeout", p.Queue.Timeout, minTimeout, maxTimeout)
+
+	v.number(key+".retry.attempts", p.Retry.Attempts, 0, maxAttempts)
+	v.size(key+".retry.replay_buffer", p.Retry.ReplayBuffer, 0, maxReplay)
+	if b := p.Retry.Budget; !(b >= 0 && b <= maxBudget) { // NaN fails too
+		v.add(key+".retry.budget", "%v is out of range, allowed: 0 to %d retries per request", b, maxBudget)
+	}
+	v.size(key+".max_chunk", p.MaxChunk, minChunk, maxChunk)
+
+	v.duration(key+".health.interval", p.Health.Interval, minInterval, maxInterval)
+	v.duration(key+".health.timeout", p.Health.Timeout, minTimeout, maxInterval)
+	v.number(key+".health.rise", p.Health.Rise, 1, maxRiseFall)
+	v.number(key+".health.fall", p.Health.Fall, 1, maxRiseFall)
+	if p.Health.Path != "" {
+		v.path(key+".health.path", p.Health.Path)
+	}
+}
+
+func (v *validator) server(key string, s *Server, before []Server) {
+	switch a, err := parseAddress(s.Address, PortICAP); {
+	case s.Address == "":
+		v.add(key+".address", "missing, needed: host:port")
+	case err != nil:
+		v.add(key+".address", "%v", err)
+	case a.host == "":
+		v.add(key+".address", "%s has no host, needed: host:port", quote(s.Address))
+	case a.port == 0:
+		v.add(key+".address", "%s: port 0 is out of range, allowed: 1 to 65535", quote(s.Address))
+	}
+	for i := range before {
+		if s.Address != "" && strings.EqualFold(s.Address, before[i].Address) {
+			v.add(key+".address", "%s is an earlier server of this pool too; for more requests give it a weight", quote(s.Address))
+			break
+		}
+	}
+	v.number(key+".weight", s.Weight, 0, maxWeight)
+	v.number(key+".max_connections", s.MaxConnections, 0, maxConnections)
+}
+
+func (v *validator) service(key string, s *Service) {
+	if path, prefix := strings.CutSuffix(s.Path, "*"); path != "" || !prefix {
+		v.path(key+".path", path)
+	}
+	for i, m := range s.Methods {
+		v.oneOf(fmt.Sprintf("%s.methods[%d]", key, i), "method", m, methods)
+	}
+	var listeners, pools []string
+	for i := range v.c.Listeners {
+		listeners = append(listeners, v.c.Listeners[i].Name)
+	}
+	for i := range v.c.Pools {
+		if name := v.c.Pools[i].Name; name != "" {
+			pools = append(pools, name)
+		}
+	}
+	if s.Listener != "" {
+		v.oneOf(key+".listener", "listener", s.Listener, listeners)
+	}
+	if s.Pool == "" {
+		v.add(key+".pool", "missing, needed with several pools, allowed: %s", strings.Join(pools, ", "))
+	} else {
+		v.oneOf(key+".pool", "pool", s.Pool, pools)
+	}
+}
+
+// rest is what stands at the top level.
+func (v *validator) rest() {
+	c := v.c
+	v.duration("drain_timeout", c.DrainTimeout, 0, maxTimeout)
+	v.oneOf("log.level", "level", c.Log.Level, logLevels)
+	v.oneOf("log.format", "format", c.Log.Format, logFormats)
+	if out := c.AccessLog.Output; out != "off" && out != "stdout" && !strings.Contains(out, "/") {
+		v.add("access_log.output", "%s is unknown, allowed: off, stdout, or a file with a / in its name", quote(out))
+	}
+	switch path, unix := strings.CutPrefix(c.Admin.Address, "unix:"); {
+	case c.Admin.Address == "off":
+	case unix && path == "":
+		v.add("admin.address", "has no file name, allowed: unix:/path/of/socket")
+	case unix && len(path) > maxUnixPath:
+		v.add("admin.address", "the name of a socket has at most %d bytes, %s has %d", maxUnixPath, quote(path), len(path))
+	case !unix && c.Admin.Address == "":
+		v.add("admin.address", "is empty, allowed: host:port, unix:/path/of/socket, off")
+	case !unix:
+		v.listen("admin.address", c.Admin.Address)
+	}
+	if c.Metrics.Address != "" {
+		v.listen("metrics.address", c.Metrics.Address)
+	}
+}
+
+// listen checks an address to be listened on, and that nothing before it took the port.
+func (v *validator) listen(key, s string) {
+	if s == "" {
+		v.add(key, "missing, needed: host:port, or :port for every address of this machine")
+		return
+	}
+	if strings.Trim(s, "0123456789") == "" {
+		v.add(key, "%s is no address, allowed: host:port, or :%s for every address of this machine", quote(s), s)
+		return
+	}
+	a, err := parseAddress(s, 0)
+	if err != nil {
+		v.add(key, "%v", err)
+		return
+	}
+	for _, o := range v.opened {
+		if a.collides(o.address) {
+			v.add(key, "%s is taken by %s (%s)", quote(s), o.key, o.address)
+			break
+		}
+	}
+	v.opened = append(v.opened, opened{key, a})
+}
+
+// path checks a path as it stands in an ICAP URI; routes compare it byte by byte.
+func (v *validator) path(key, path string) {
+	switch {
+	case !strings.HasPrefix(path, "/"):
+		v.add(key, "%s does not start with a /, allowed: such as /reqmod", quote(path))
+	case strings.ContainsFunc(path, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune("*?#", r) }):
+		v.add(key, "%s has a character that is not allowed: *, ?, # or a blank; only a service's path may end in a *", quote(path))
+	case len(path) > maxPath:
+		v.add(key, "has %d bytes, allowed: up to %d", len(path), maxPath)
+	}
+}
+
+// name checks a name that metrics, logs and the admin endpoint use.
+func (v *validator) name(key, name string) {
+	switch {
+	case name == "":
+		v.add(key, "missing, needed when there are several")
+	case len(name) > maxName:
+		v.add(key, "%s is too long, allowed: up to %d characters", quote(name), maxName)
+	default:
+		for _, c := range []byte(name) {
+			if !isAlnum(c) && !strings.ContainsRune("_-.:[]", rune(c)) {
+				v.add(key, "%s has a character that is not allowed, allowed: letters, digits and _ - . : [ ]", quote(name))
+				return
+			}
+		}
+	}
+}
+
+func (v *validator) oneOf(key, what, value string, allowed []string) {
+	if !slices.Contains(allowed, value) {
+		v.add(key, "unknown %s %s, allowed: %s", what, quote(value), strings.Join(allowed, ", "))
+	}
+}
+
+// some is how many of n entries are worth a look: all, unless there are too many.
+func (v *validator) some(key string, n, most int) int {
+	if n > most {
+		v.add(key, "has %d entries, allowed: up to %d", n, most)
+	}
+	return min(n, most)
+}
+
+func (v *validator) number(key string, n, least, most int) {
+	if n < least || n > most {
+		v.add(key, "%d is out of range, allowed: %d to %d", n, least, most)
+	}
+}
+
+func (v *validator) duration(key string, d, least, most Duration) {
+	if d < least || d > most {
+		v.add(key, "%v is out of range, allowed: %v to %v", d, least, most)
+	}
+}
+
+func (v *validator) size(key string, s, least, most Size) {
+	if s < least || s > most {
+		v.add(key, "%v is out of range, allowed: %v to %v", s, least, most)
+	}
+}
