@@ -1,0 +1,59 @@
+package admin
+
+import "time"
+
+// Status is everything known of a running gateway, as /status gives it. Fields may be added; they are not renamed.
+type Status struct {
+	Version       string           `json:"version"`
+	UptimeSeconds float64          `json:"uptime_seconds"`
+	Draining      bool             `json:"draining"`
+	Listeners     []ListenerStatus `json:"listeners"`
+	Pools         []PoolStatus     `json:"pools"`
+}
+
+// ListenerStatus is one address that clients connect to.
+type ListenerStatus struct {
+	Name     string `json:"name"`
+	Address  string `json:"address"`
+	Sessions int    `json:"sessions"` // client connections now
+}
+
+// PoolStatus is one pool.
+type PoolStatus struct {
+	Name    string         `json:"name"`
+	Queue   int            `json:"queue"` // transactions that wait for a server
+	Servers []ServerStatus `json:"servers"`
+}
+
+// ServerStatus is one server of a pool.
+type ServerStatus struct {
+	Address      string    `json:"address"`     // ip:port
+	Health       string    `json:"health"`      // checking, up, down
+	Admin        string    `json:"admin"`       // ready, drain, maintenance
+	Weight       int       `json:"weight"`      // 0: no new requests
+	InFlight     int       `json:"in_flight"`   // attempts that run
+	Connections  int       `json:"connections"` // active and idle
+	Idle         int       `json:"idle"`
+	Cap          int       `json:"cap"`                     // most connections, 0: unlimited
+	Requests     uint64    `json:"requests"`                // attempts since the server is known
+	Since        time.Time `json:"since,omitzero"`          // when Health last changed
+	CheckSeconds float64   `json:"check_seconds"`           // how long the latest check took
+	LastError    string    `json:"last_error"`              // of the latest check, "": none
+	MissingPaths []string  `json:"missing_paths,omitempty"` // paths that the server does not know: not used for these
+}
+
+// listed gives every list that is nil a value, so that scripts find [] and not null.
+func (s Status) listed() Status {
+	if s.Listeners == nil {
+		s.Listeners = []ListenerStatus{}
+	}
+	pools := make([]PoolStatus, len(s.Pools))
+	for i, p := range s.Pools {
+		if p.Servers == nil {
+			p.Servers = []ServerStatus{}
+		}
+		pools[i] = p
+	}
+	s.Pools = pools
+	return s
+}

@@ -1,0 +1,58 @@
+package gateway
+
+import (
+	"strconv"
+	"time"
+
+	"icapgate/icap"
+)
+
+// nullBodyEnd ends the head of a message that has neither heads nor a body.
+const nullBodyEnd = "Encapsulated: null-body=0\r\n\r\n"
+
+var continueAnswer = []byte("ICAP/1.0 100 Continue\r\n\r\n")
+
+// appendAnswer appends an answer of the gateway's own, without a body. retryAfter is in seconds, 0: none. Every ICAP answer
+// needs an ISTag (RFC 3507 4.7); until the gateway has one of its own per service, these carry a constant.
+func appendAnswer(dst []byte, status, retryAfter int, close bool, extra []byte) []byte {
+	dst = append(dst, "ICAP/1.0 "...)
+	dst = strconv.AppendInt(dst, int64(status), 10)
+	dst = append(dst, ' ')
+	dst = append(dst, icap.StatusText(status)...)
+	dst = append(dst, "\r\nISTag: \"icapgate\"\r\nDate: "...)
+	dst = time.Now().UTC().AppendFormat(dst, "Mon, 02 Jan 2006 15:04:05 GMT")
+	if retryAfter > 0 {
+		dst = append(dst, "\r\nRetry-After: "...)
+		dst = strconv.AppendInt(dst, int64(retryAfter), 10)
+	}
+	if close {
+		dst = append(dst, "\r\nConnection: close"...)
+	}
+	dst = append(dst, "\r\n"...)
+	dst = append(dst, extra...)
+	return append(dst, nullBodyEnd...)
+}
+
+// appendResponseHead appends a server's response head in canonical form, without the encapsulated blocks. Without e the answer
+// loses its body.
+func appendResponseHead(dst []byte, r *icap.Response, e *icap.Encapsulated, close bool, extra []byte) []byte {
+	dst = append(dst, "ICAP/1.0 "...)
+	dst = strconv.AppendInt(dst, int64(r.Status), 10)
+	dst = append(dst, ' ')
+	if len(r.Reason) > 0 {
+		dst = append(dst, r.Reason...)
+	} else {
+		dst = append(dst, icap.StatusText(r.Status)...)
+	}
+	dst = append(dst, "\r\n"...)
+	dst = r.AppendFields(dst)
+	dst = append(dst, extra...)
+	if close {
+		dst = append(dst, "Connection: close\r\n"...)
+	}
+	if e == nil {
+		return append(dst, nullBodyEnd...)
+	}
+	dst = e.AppendTo(dst)
+	return append(dst, "\r\n"...)
+}

@@ -1,0 +1,349 @@
+package gateway
+
+import (
+	"icapgate/pool"
+)
+
+// attempt is one try of a transaction on one server, and what the tries before it leave behind. It is part of the
+// transaction. Owned by the loop.
+type attempt struct {
+	srv             *serverConn // connection of the running attempt; nil: none
+	sent            int         // held.B[:sent] has been given to srv
+	lineSent        bool        // the request line has
+	serverContinued bool        // this server has sent its 100
+
+	attempts  int    // begun so far
+	tried     bitset // places in the pool of the servers that have failed for this request
+	freshOnly bool   // a reused connection has failed: open a new one
+	crashed   bool   // a fresh connection ended without an answer once
+
+	waiting  bool // in the pool's queue
+	waiter   pool.Waiter
+	timer    timer // of the queue
+	queuedAt int64
+
+	connectTime int64 // ns spent on connecting, queueing
+	queueTime   int64
+	firstByte   int64 // loop time
+}
+
+// bitset marks up to 256 servers of a pool; those beyond are never marked.
+type bitset [4]uint64
+
+func (b *bitset) set(i int) {
+	if i < 256 {
+		b[i>>6] |= 1 << (i & 63)
+	}
+}
+func (b *bitset) has(i int) bool { return i < 256 && b[i>>6]&(1<<(i&63)) != 0 }
+
+func (a *attempt) init(t *transaction) {
+	a.timer.fire = func(int64) { t.onQueueTimeout() }
+	a.waiter.Grant = func(s *pool.Server, c pool.Conn) {
+		t.s.loop.post(func() { t.onGrant(s, c) })
+	}
+}
+
+func (a *attempt) reset() {
+	a.srv, a.lineSent, a.serverContinued = nil, false, false
+	a.attempts, a.tried, a.freshOnly, a.crashed = 0, bitset{}, false, false
+	a.connectTime, a.queueTime, a.firstByte = 0, 0, 0
+}
+
+// next picks a server and begins an attempt on it; without a server it queues or answers.
+func (t *transaction) next() {
+	l := t.s.loop
+	for {
+		i, found := t.pool.pick(t, l.now)
+		switch found {
+		case pickedServer:
+			if t.start(i) {
+				return
+			}
+			continue // another loop took the slot meanwhile: look again
+		case allTried:
+			t.tried = bitset{} // better the same server again than none
+			continue
+		case allBusy:
+			t.enqueue()
+		case allFull:
+			t.reply(503, rejectFull, 1)
+		case noneUsable:
+			t.reply(503, rejectNoServer, 5)
+		}
+		return
+	}
+}
+
+// start begins an attempt on server i with an idle connection or a new one; false: it has no slot left.
+func (t *transaction) start(i int) bool {
+	shard := t.pool.shards[i]
+	now := t.s.loop.now
+	for !t.freshOnly {
+		c, ok := shard.Get()
+		if !ok {
+			break
+		}
+		if c.usable(&t.pool.idle, now) {
+			t.join(c)
+			return true
+		}
+		c.shut(reasonNotReusable)
+	}
+	if !shard.Server.Acquire() {
+		// Its slots may be held by idle connections of ours that freshOnly does not want.
+		if c, ok := shard.Get(); ok {
+			c.shut(reasonNotReusable)
+			return t.start(i)
+		}
+		return false
+	}
+	t.dial(i)
+	return true
+}
+
+// dial begins an attempt on a new connection to server i, whose slot has been acquired.
+func (t *transaction) dial(i int) {
+	l := t.s.loop
+	c := l.newServerConn(t.pool, t.pool.shards[i])
+	t.join(c)
+	c.connect()
+}
+
+// join makes c the attempt's connection. When it is connected already, the request goes out at once.
+func (t *transaction) join(c *serverConn) {
+	t.srv, c.tx = c, t
+	t.sent, t.lineSent, t.serverContinued = t.payload, false, false
+	t.attempts++
+	c.begin()
+	if c.state == serverReady {
+		c.state = serverBusy
+		t.onConnected()
+	}
+}
+
+// onConnected is called when the attempt's connection takes bytes.
+func (t *transaction) onConnected() {
+	t.pump()
+	if !t.requestDone && t.s.request == requestBody {
+		t.s.loop.runLater(&t.s.conn)
+	}
+}
+
+// streaming says whether bytes of the body can go straight to the server.
+func (t *transaction) streaming() bool {
+	return t.srv != nil && t.srv.state == serverBusy && (t.preview < 0 || t.serverContinued)
+}
+
+// pump gives the server what is held and has not been sent to it.
+func (t *transaction) pump() {
+	c := t.srv
+	if c == nil || c.state != serverBusy {
+		return
+	}
+	if t.held != nil {
+		end := len(t.held.B)
+		if t.preview >= 0 && !t.serverContinued && t.previewEnd > 0 {
+			end = t.previewEnd
+		}
+		if !t.lineSent {
+			t.lineSent = true
+			t.sendLine(c, end)
+		}
+		if t.sent < end {
+			c.send(t.held.B[t.sent:end])
+			t.sent = end
+		}
+	}
+	c.endRound()
+}
+
+// sendLine sends the request line and Host and, when it is small, all that follows with them.
+func (t *transaction) sendLine(c *serverConn, end int) {
+	l := t.s.loop
+	b := t.held.B
+	b = b[:len(b):len(b)]
+	authority, host := c.server.Authority, c.server.Authority
+	line := append(l.line[:0], methodNames[t.method]...)
+	line = append(line, " icap://"...)
+	if t.route.preserveHost {
+		line = append(line, b[t.targetEnd:t.authEnd]...)
+	} else {
+		line = append(line, authority...)
+	}
+	line = append(line, b[:t.targetEnd]...)
+	line = append(line, " ICAP/1.0\r\nHost: "...)
+	if t.route.preserveHost {
+		line = append(line, b[t.authEnd:t.payload]...)
+	} else {
+		line = append(line, host...)
+	}
+	line = append(line, "\r\n"...)
+	if !c.pool.table.cfg.Reuse {
+		line = append(line, "Connection: close\r\n"...)
+	}
+	if end-t.payload < directWrite {
+		line = append(line, b[t.payload:end]...)
+		t.sent = end
+	}
+	l.line = line
+	c.send(line)
+}
+
+// failure says how an attempt ended without an answer that could be relayed.
+type failure uint8
+
+const (
+	failConnect  failure = iota // no connection came about: nothing was sent
+	failNoAnswer                // the connection ended before the first byte of an answer
+	failFull                    // ICAP 503: the server is full, not dead
+	failAnswer                  // a broken or illegal answer, or one that ended in its head
+	failTimeout                 // a timeout while sending or waiting: the server may be at work on it
+)
+
+// onFailure decides what becomes of the request after a failed attempt. Its connection is already gone; reused and begun say
+// whether that had served before and whether bytes of an answer came.
+func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bool) {
+	server.Expedite()
+	switch {
+	case t.responseDone: // only the rest of the request has nowhere to go
+		t.discard = true
+		t.dropHeld()
+		t.finishIfDone()
+		t.s.loop.runLater(&t.s.conn)
+	case t.answered: // the client has begun to get an answer: its end is never invented
+		t.s.flush()
+		t.s.gone(reasonTruncated)
+	case t.retryable(f, reused, begun):
+		t.retry(f, server)
+	default:
+		t.reply(502, rejectServerFailed, 0)
+	}
+}
+
+// onFull handles a 503, whose head only has been read; false: there is nothing better than to relay it.
+func (t *transaction) onFull() bool {
+	c := t.srv
+	if !t.retryable(failFull, c.reused, true) {
+		return false
+	}
+	c.shut(reasonNotReusable)
+	t.retry(failFull, c.server)
+	return true
+}
+
+func (t *transaction) retry(f failure, server *pool.Server) {
+	if i := t.pool.index(server); i >= 0 {
+		t.tried.set(i)
+	}
+	t.s.loop.stats.replays[f].Add(1)
+	t.next()
+}
+
+// retryable is the table of what is sent again, and to how many servers.
+func (t *transaction) retryable(f failure, reused, begun bool) bool {
+	cfg := &t.pool.table.cfg.Retry
+	switch {
+	case t.held == nil || begun && f != failFull:
+		return false
+	case f == failConnect: // nothing was sent: each server once
+		return t.attempts <= max(cfg.Attempts, len(t.pool.table.servers)-1)
+	case t.attempts > cfg.Attempts:
+		return false
+	case f == failNoAnswer && reused: // the usual race with a server that closes idle connections
+		t.freshOnly = true
+		return true
+	case f == failNoAnswer: // it may have died of this very request: a second server, not a third
+		if t.crashed {
+			return false
+		}
+		t.crashed = true
+		return t.pool.table.budget.Take(t.s.loop.now)
+	case f == failFull:
+		return t.pool.othersUsable(t, t.srv.server) && t.pool.table.budget.Take(t.s.loop.now)
+	}
+	return false // a timeout: the server may have written its incident already
+}
+
+// leaveServer ends the attempt after a complete answer and gives the connection back.
+func (t *transaction) leaveServer() {
+	c := t.srv
+	t.srv = nil
+	c.finish(t.lineSent && (t.held == nil || t.sent == t.sendEnd()))
+}
+
+// sendEnd is the end of what the server has to have got for the request to be complete.
+func (t *transaction) sendEnd() int {
+	if t.preview >= 0 && !t.serverContinued && t.previewEnd > 0 {
+		return t.previewEnd
+	}
+	return len(t.held.B)
+}
+
+// enqueue waits for a connection.
+func (t *transaction) enqueue() {
+	l := t.s.loop
+	p := t.pool.table
+	path := t.route.checkPath
+	if p.cfg.Queue.Max == 0 || !p.queue.Push(&t.waiter, func(s *pool.Server) bool { return p.has(s) && s.Health.Usable(path) }) {
+		t.reply(503, rejectFull, 1)
+		return
+	}
+	t.waiting, t.queuedAt = true, l.now
+	l.wheel.set(&t.timer, l.now+int64(p.cfg.Queue.Timeout))
+	// A slot may have come free before the push; and idle connections of other loops hold slots, too.
+	for _, s := range p.servers {
+		p.queue.Offer(s)
+		if s.Idle() > 0 {
+			l.gw.reclaim(l, s)
+		}
+	}
+}
+
+// onGrant is called on the loop when the queue has given the waiter a slot of the server, with a connection or to dial with.
+func (t *transaction) onGrant(s *pool.Server, conn pool.Conn) {
+	c, _ := conn.(*serverConn)
+	i := -1
+	if t.waiting {
+		i = t.pool.index(s)
+	}
+	if i < 0 { // gone, or timed out while the grant was on its way: the slot is the next waiter's
+		if c != nil {
+			c.discard()
+		} else {
+			s.Release()
+		}
+		return
+	}
+	t.leaveQueue() // a grant that came for an earlier request of this session finds the waiter still in line
+	switch {
+	case c == nil:
+		t.dial(i)
+	case t.s.loop.adoptServerConn(c, t.pool, t.pool.shards[i]):
+		t.join(c)
+	default:
+		t.next()
+	}
+}
+
+func (t *transaction) endWait() {
+	l := t.s.loop
+	t.waiting = false
+	t.queueTime += l.now - t.queuedAt
+	l.wheel.stop(&t.timer)
+}
+
+func (t *transaction) onQueueTimeout() {
+	if t.waiting {
+		t.leaveQueue()
+		t.reply(503, rejectFull, 1)
+	}
+}
+
+// leaveQueue takes the transaction out of the queue. When its grant is already on its way, onGrant gives the slot back.
+func (t *transaction) leaveQueue() {
+	if t.waiting {
+		t.pool.table.queue.Remove(&t.waiter)
+		t.endWait()
+	}
+}

@@ -1,0 +1,357 @@
+package gateway
+
+import (
+	"io"
+
+	"github.com/valyala/bytebufferpool"
+	"golang.org/x/sys/unix"
+)
+
+// Water marks of the bytes that wait for a socket. Above high the other side is not read; below low it is again.
+const (
+	highWater = 256 << 10
+	lowWater  = 64 << 10
+	// Pieces smaller than this are gathered in the out-buffer and written together at the end of the round.
+	directWrite = 8 << 10
+)
+
+// owner is what a connection belongs to: a session or a server connection.
+type owner interface {
+	onReadable()         // there may be bytes to read
+	onWritable()         // the socket takes bytes again; out has been flushed as far as it went
+	run()                // runLater was called
+	abort(r closeReason) // the socket is broken or the loop ends: close, now
+}
+
+// stream is the session's view of TLS. take decrypts what the socket gave; append encrypts into the connection's out-buffer
+// and can't fail. A connection without one is plain.
+type stream interface {
+	// read decrypts into p. errDry: the socket has no more now. It may return bytes together with an error.
+	read(p []byte) (int, error)
+	// write appends the records of p to the connection's out-buffer.
+	write(p []byte)
+	// closeWrite appends the close_notify.
+	closeWrite()
+	version() uint16
+}
+
+// errDry says that the socket has nothing to read now. It is a net.Error that is temporary, for crypto/tls: a tls.Conn can
+// be read again after such an error.
+var errDry error = dryError{}
+
+type dryError struct{}
+
+func (dryError) Error() string   { return "no bytes to read now" }
+func (dryError) Timeout() bool   { return true }
+func (dryError) Temporary() bool { return true }
+
+// conn is what both ends share: one socket on one loop. Owned by the loop; only close closes the fd, once, with a reason.
+type conn struct {
+	loop   *loop
+	fd     int
+	owner  owner
+	stream stream // nil: plain
+
+	readable bool // the socket may have bytes (edge-triggered: true until a read says otherwise)
+	writable bool // the socket may take bytes
+	rdhup    bool // the peer's FIN is here or behind the bytes not yet read
+	eof      bool // reading has come to the peer's end
+	closed   bool
+	queued   bool // on the loop's ready list
+	writeErr error
+
+	in      *bytebufferpool.ByteBuffer // bytes read and not yet consumed; nil when there are none
+	inPos   int                        // in.B[:inPos] has been consumed
+	starved bool                       // what is in in does not suffice: read before looking again
+
+	out    *bytebufferpool.ByteBuffer // bytes that the socket has not taken; nil when there are none
+	outPos int                        // out.B[:outPos] has been taken
+	timer  timer
+
+	received, sent uint64 // bytes on the wire
+}
+
+// adopt puts fd, which becomes the loop's, into the table and asks the poller for its events.
+func (l *loop) adopt(c *conn) error {
+	c.loop = l
+	if err := l.poller.add(c.fd); err != nil {
+		unix.Close(c.fd)
+		c.closed = true
+		return err
+	}
+	l.conns[c.fd] = c
+	return nil
+}
+
+// onEvents handles one socket's events in this order: an error first, because nothing else matters then; room to write
+// before bytes to read, so that reading finds the out-buffer as empty as it can be; the peer's FIN is only noted,
+// because bytes may stand before it.
+func (c *conn) onEvents(events uint32) {
+	if events&eventRDHup != 0 {
+		c.rdhup = true
+	}
+	if events&eventError != 0 && !c.readableError() {
+		c.owner.abort(reasonReset)
+		return
+	}
+	if events&(eventWrite|eventError) != 0 && !c.closed {
+		c.writable = true
+		c.flush()
+		c.owner.onWritable()
+	}
+	if events&(eventRead|eventError) != 0 && !c.closed {
+		c.readable = true
+		c.owner.onReadable()
+	}
+}
+
+// readableError says whether an EPOLLERR or EPOLLHUP leaves something to read: a server that answered and then reset the
+// connection (its answer may still be in our buffer), or a connect that has to tell how it ended.
+func (c *conn) readableError() bool {
+	_, isServer := c.owner.(*serverConn)
+	return isServer
+}
+
+// read reads decrypted bytes into p. errDry: no more now; io.EOF: the peer's end (FIN or close_notify); any other error: broken.
+func (c *conn) read(p []byte) (n int, err error) {
+	if c.eof {
+		return 0, io.EOF
+	}
+	if c.stream != nil {
+		n, err = c.stream.read(p)
+	} else {
+		n, err = c.rawRead(p)
+	}
+	if err == io.EOF {
+		c.eof = true
+	}
+	return n, err
+}
+
+// rawRead reads from the socket. A short read empties an edge-triggered socket, so no call is spent on hearing EAGAIN.
+func (c *conn) rawRead(p []byte) (int, error) {
+	if !c.readable {
+		return 0, errDry
+	}
+	for {
+		n, err := unix.Read(c.fd, p)
+		switch {
+		case n > 0:
+			if n < len(p) && !c.rdhup {
+				c.readable = false
+			}
+			c.received += uint64(n)
+			return n, nil
+		case err == nil:
+			return 0, io.EOF
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			c.readable = false
+			return 0, errDry
+		default:
+			c.readable = false
+			return 0, err
+		}
+	}
+}
+
+// fill returns bytes to look at: those left over or, when there are none or not enough, with new ones behind them. They are
+// valid until the next read on the loop. The errors are those of read.
+func (c *conn) fill() ([]byte, error) {
+	if c.in == nil {
+		n, err := c.read(c.loop.scratch)
+		if n > 0 {
+			err = nil // it comes again
+		}
+		return c.loop.scratch[:n], err
+	}
+	if !c.starved {
+		return c.in.B[c.inPos:], nil
+	}
+	b := c.in
+	if c.inPos > 0 {
+		b.B = b.B[:copy(b.B, b.B[c.inPos:])]
+		c.inPos = 0
+	}
+	if cap(b.B)-len(b.B) < 4096 {
+		b.B = append(b.B, make([]byte, max(4096, len(b.B)))...)[:len(b.B)]
+	}
+	n, err := c.read(b.B[len(b.B):cap(b.B)])
+	if n == 0 {
+		return nil, err
+	}
+	b.B = b.B[:len(b.B)+n]
+	return b.B, nil
+}
+
+// keep holds on to p[k:], the part of what fill gave that was not consumed.
+func (c *conn) keep(p []byte, k int) {
+	switch {
+	case c.closed:
+	case k == len(p):
+		c.dropIn()
+	case c.in == nil:
+		c.in = bytebufferpool.Get()
+		c.in.B, c.inPos = append(c.in.B[:0], p[k:]...), 0
+	default:
+		c.inPos += k
+	}
+}
+
+func (c *conn) dropIn() {
+	if c.in != nil {
+		bytebufferpool.Put(c.in)
+		c.in, c.inPos = nil, 0
+	}
+	c.starved = false
+}
+
+// send takes p for the peer. Large pieces go to the socket from where they are; what it does not take, and small
+// pieces, wait in the out-buffer for flush.
+func (c *conn) send(p []byte) {
+	switch {
+	case len(p) == 0 || c.closed || c.writeErr != nil:
+	case c.stream != nil:
+		c.stream.write(p)
+	default:
+		c.rawSend(p)
+	}
+}
+
+func (c *conn) rawSend(p []byte) {
+	if len(p) >= directWrite && c.writable {
+		n := 0
+		if c.pending() == 0 {
+			n = c.rawWrite(p)
+		} else if c.pending() < directWrite {
+			n = c.rawWritev(p)
+		} else {
+			c.flush()
+			if c.pending() == 0 {
+				n = c.rawWrite(p)
+			}
+		}
+		p = p[n:]
+	}
+	c.buffer(p)
+}
+
+// buffer appends p to the out-buffer.
+func (c *conn) buffer(p []byte) {
+	if len(p) == 0 || c.writeErr != nil {
+		return
+	}
+	if c.out == nil {
+		c.out = bytebufferpool.Get()
+		c.outPos = 0
+	} else if c.outPos > 0 && len(c.out.B)+len(p) > cap(c.out.B) {
+		c.out.B = c.out.B[:copy(c.out.B, c.out.B[c.outPos:])]
+		c.outPos = 0
+	}
+	c.out.B = append(c.out.B, p...)
+}
+
+// pending is the number of bytes that wait for the socket.
+func (c *conn) pending() int {
+	if c.out == nil {
+		return 0
+	}
+	return len(c.out.B) - c.outPos
+}
+
+// flush writes what waits, as far as the socket takes it.
+func (c *conn) flush() {
+	for c.out != nil && c.writable && !c.closed {
+		if n := c.rawWrite(c.out.B[c.outPos:]); n > 0 {
+			c.outPos += n
+		}
+		if c.writeErr != nil || c.outPos == len(c.out.B) {
+			c.dropOut()
+			return
+		}
+	}
+}
+
+func (c *conn) dropOut() {
+	if c.out != nil {
+		bytebufferpool.Put(c.out)
+		c.out, c.outPos = nil, 0
+	}
+}
+
+// rawWrite writes p and returns how much of it the socket took.
+func (c *conn) rawWrite(p []byte) int {
+	for {
+		n, err := unix.Write(c.fd, p)
+		if err == unix.EINTR {
+			continue
+		}
+		return c.wrote(n, len(p), err)
+	}
+}
+
+// rawWritev writes the out-buffer and then p with one call, and returns how much of p the socket took.
+func (c *conn) rawWritev(p []byte) int {
+	waiting := c.pending()
+	c.loop.iov[0], c.loop.iov[1] = c.out.B[c.outPos:], p
+	n, err := unix.Writev(c.fd, c.loop.iov[:])
+	c.loop.iov[0], c.loop.iov[1] = nil, nil
+	if err == unix.EINTR {
+		n, err = 0, nil
+	}
+	n = c.wrote(n, waiting+len(p), err)
+	if n < waiting {
+		c.outPos += n
+		return 0
+	}
+	c.dropOut()
+	return n - waiting
+}
+
+func (c *conn) wrote(n, of int, err error) int {
+	switch {
+	case err == unix.EAGAIN:
+		c.writable = false
+		return 0
+	case err != nil:
+		c.writeErr = err
+		c.writable = false
+		return 0
+	}
+	if n < of {
+		c.writable = false
+	}
+	c.sent += uint64(n)
+	return n
+}
+
+// closeWrite ends our direction after what has been sent: close_notify and, once all is flushed, a FIN.
+func (c *conn) closeWrite() {
+	if c.stream != nil {
+		c.stream.closeWrite()
+	}
+	c.flush()
+	if c.pending() == 0 {
+		c.shutdownWrite()
+	}
+}
+
+func (c *conn) shutdownWrite() { _ = unix.Shutdown(c.fd, unix.SHUT_WR) }
+
+// close ends the connection. The fd leaves the table and the poller at once; close(2) follows after the batch, so that its
+// number can't be used again while events of the old socket may still come.
+func (c *conn) close() {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	l := c.loop
+	l.wheel.stop(&c.timer)
+	c.dropIn()
+	c.dropOut()
+	if c.fd >= 0 {
+		delete(l.conns, c.fd)
+		l.poller.remove(c.fd)
+		l.closing = append(l.closing, c.fd)
+	}
+}

@@ -1,0 +1,181 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"icapgate/configs"
+)
+
+// Options is what a Gateway needs beside its configuration.
+type Options struct {
+	Logger  *slog.Logger // nil: slog.Default()
+	Version string       // for build_info and /status
+	Fields  string       // header lines added to every answer, each with its CRLF; the demo marks its answers so
+}
+
+// Gateway is the whole of the program below the command line: New, Start, Drain, Close, in this order.
+type Gateway struct {
+	// Static after New.
+	cfg         *configs.Config
+	log         *slog.Logger
+	version     string
+	extraFields []byte
+	listeners   []*listener
+	loops       []*loop
+	started     time.Time
+
+	table    atomic.Pointer[table]
+	draining atomic.Bool
+	stopping chan struct{} // closed by Drain or Close: no further accepts
+	stopOnce sync.Once
+
+	metrics gatewayMetrics
+	servers servers // control plane of the pools
+}
+
+// New builds a gateway from a valid configuration and binds its listeners; nothing is accepted before Start.
+func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
+	g := &Gateway{
+		cfg: cfg, log: o.Logger, version: o.Version, extraFields: []byte(o.Fields),
+		stopping: make(chan struct{}), started: time.Now(),
+	}
+	if g.log == nil {
+		g.log = slog.Default()
+	}
+	g.registerMetrics()
+	defer func() {
+		if err != nil {
+			g.release()
+		}
+	}()
+	g.servers.init(g)
+	t, err := g.servers.build(cfg)
+	if err != nil {
+		return nil, err
+	}
+	g.table.Store(t)
+	for i := range runtime.GOMAXPROCS(0) {
+		l, err := newLoop(g, i)
+		if err != nil {
+			return nil, fmt.Errorf("cannot make loop %d: %w", i, err)
+		}
+		g.loops = append(g.loops, l)
+	}
+	var faults []error // all of them at once: the operator mends them at once
+	for _, c := range cfg.Listeners {
+		ls, err := g.newListener(c)
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		g.listeners = append(g.listeners, ls)
+	}
+	return g, errors.Join(faults...)
+}
+
+// Start begins to check servers and to accept clients.
+func (g *Gateway) Start() error {
+	for _, l := range g.loops {
+		go l.run()
+	}
+	g.servers.start(g.table.Load())
+	for _, ls := range g.listeners {
+		ls.accepting.Add(1)
+		go ls.serve()
+	}
+	return nil
+}
+
+// Addresses returns what the listeners are bound to, as URIs without a path, in the order of the configuration.
+func (g *Gateway) Addresses() []string {
+	var out []string
+	for _, ls := range g.listeners {
+		out = append(out, ls.scheme()+"://"+ls.ln.Addr().String())
+	}
+	return out
+}
+
+// Ready says in words what is listened on.
+func (g *Gateway) Ready() string {
+	var out []string
+	for i, a := range g.Addresses() {
+		out = append(out, g.listeners[i].cfg.Name+"="+a)
+	}
+	return strings.Join(out, " ")
+}
+
+// Drain stops accepting, lets every session finish its running transaction, and returns when no session is left, at the latest after
+// drain_timeout or when ctx ends.
+func (g *Gateway) Drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(g.cfg.DrainTimeout))
+	defer cancel()
+	g.draining.Store(true)
+	g.stopAccepting()
+	for _, l := range g.loops {
+		l.post(l.drain)
+	}
+	for g.Sessions() > 0 {
+		select {
+		case <-ctx.Done():
+			g.log.Warn("drain ended with sessions left", "sessions", g.Sessions())
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// drain ends the sessions that have no request.
+func (l *loop) drain() {
+	for s := range l.sessions {
+		if s.request == requestHead && s.headAt == 0 {
+			s.endSession(reasonShutdown)
+		}
+	}
+}
+
+// Sessions is the number of client connections.
+func (g *Gateway) Sessions() int {
+	n := 0
+	for _, ls := range g.listeners {
+		n += int(ls.sessions.Load())
+	}
+	return n
+}
+
+func (g *Gateway) stopAccepting() {
+	g.stopOnce.Do(func() {
+		close(g.stopping)
+		for _, ls := range g.listeners {
+			ls.close()
+		}
+	})
+}
+
+// Close ends everything at once and waits for the goroutines.
+func (g *Gateway) Close() {
+	g.stopAccepting()
+	g.servers.stop()
+	for _, l := range g.loops {
+		l.stop()
+	}
+	g.metrics.set.UnregisterAllMetrics()
+}
+
+// release lets go of what New has made before it failed.
+func (g *Gateway) release() {
+	for _, ls := range g.listeners {
+		ls.ln.Close()
+	}
+	for _, l := range g.loops {
+		l.closeFDs()
+	}
+	g.servers.stop()
+}

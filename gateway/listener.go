@@ -1,0 +1,164 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gaissmai/bart"
+	"golang.org/x/sys/unix"
+
+	"icapgate/configs"
+)
+
+// listener accepts clients on one address. Its accept goroutine owns a connection until it hands it to a handshake
+// goroutine (TLS) or to a loop.
+type listener struct {
+	gw    *Gateway
+	cfg   configs.Listener
+	allow *bart.Lite // nil: everyone
+	tls   *serverTLS // nil: plain
+	ln    net.Listener
+
+	handshakes handshakes
+	sessions   atomic.Int32
+	refused    atomic.Uint64 // by allow
+	refusedLog rateLimit
+	accepting  sync.WaitGroup
+}
+
+func (g *Gateway) newListener(cfg configs.Listener) (*listener, error) {
+	ls := &listener{gw: g, cfg: cfg}
+	if len(cfg.Allow) > 0 {
+		ls.allow = new(bart.Lite)
+		for _, p := range cfg.Allow {
+			ls.allow.Insert(netip.Prefix(p).Masked())
+		}
+	}
+	if cfg.TLS != nil {
+		t, err := newServerTLS(cfg.TLS)
+		if err != nil {
+			return nil, fmt.Errorf("listener %s: %w", cfg.Name, err)
+		}
+		ls.tls = t
+	}
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 4}}
+	ln, err := lc.Listen(context.Background(), "tcp", cfg.Address)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s for listener %s: %w", cfg.Address, cfg.Name, err)
+	}
+	ls.ln = ln
+	return ls, nil
+}
+
+// scheme is how clients address the listener.
+func (ls *listener) scheme() string {
+	if ls.tls != nil {
+		return "icaps"
+	}
+	return "icap"
+}
+
+// serve accepts until the listener is closed.
+func (ls *listener) serve() {
+	defer ls.accepting.Done()
+	for {
+		nc, err := ls.ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // no descriptor free, most likely: the backlog waits for us
+			ls.gw.log.Warn("cannot accept", "listener", ls.cfg.Name, "error", err)
+			select {
+			case <-ls.gw.stopping:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			continue
+		}
+		ls.accept(nc)
+	}
+}
+
+// accept decides about a new connection. The allow-list comes before everything else, so that strangers cost nothing.
+func (ls *listener) accept(nc net.Conn) {
+	client := nc.RemoteAddr().(*net.TCPAddr).AddrPort()
+	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+	if ls.allow != nil && !ls.allow.Contains(client.Addr()) {
+		ls.refused.Add(1)
+		if n, ok := ls.refusedLog.next(); ok {
+			ls.gw.log.Warn("refused a client that is not in allow", "listener", ls.cfg.Name, "client", client.Addr(), "refused_since_last", n)
+		}
+		nc.Close()
+		return
+	}
+	if ls.tls != nil {
+		ls.handshakes.start(ls, nc, client)
+		return
+	}
+	ls.handOver(nc, client, nil)
+}
+
+// handOver gives the socket of nc to the loop with the fewest sessions. The loop gets a descriptor of its own, because the
+// Go connection's can't be taken out of it without making it blocking.
+func (ls *listener) handOver(nc net.Conn, client netip.AddrPort, stream *tlsStream) {
+	fd, err := dupFD(nc)
+	nc.Close()
+	if err != nil {
+		ls.gw.log.Warn("cannot take over a connection", "listener", ls.cfg.Name, "error", err)
+		return
+	}
+	l := ls.gw.loops[0]
+	for _, other := range ls.gw.loops[1:] {
+		if other.sessionCount.Load() < l.sessionCount.Load() {
+			l = other
+		}
+	}
+	l.sessionCount.Add(1)
+	ls.sessions.Add(1)
+	l.post(func() { l.newSession(ls, fd, client, stream) })
+}
+
+// dupFD returns a non-blocking descriptor of nc's socket, which the caller owns.
+func dupFD(nc net.Conn) (fd int, err error) {
+	rc, err := nc.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	if cerr := rc.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
+		return -1, cerr
+	}
+	return fd, err
+}
+
+// close stops accepting; sessions go on. Handshakes that have not come to their end are closed.
+func (ls *listener) close() {
+	ls.ln.Close()
+	ls.accepting.Wait()
+	ls.handshakes.closeAll()
+}
+
+// rateLimit lets one log line a second through and counts the others.
+type rateLimit struct {
+	mu      sync.Mutex
+	last    time.Time
+	skipped int
+}
+
+// next says whether to log now, and how many occasions the line stands for.
+func (r *rateLimit) next() (n int, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.skipped++
+	now := time.Now()
+	if now.Sub(r.last) < time.Second {
+		return 0, false
+	}
+	n, r.last, r.skipped = r.skipped, now, 0
+	return n, true
+}

@@ -1,0 +1,174 @@
+package gateway
+
+import (
+	"icapgate/balancer"
+	"icapgate/icap"
+	"icapgate/pool"
+	"time"
+)
+
+// loopPool is one loop's side of a pool: its idle connections and its places in the balancing. Owned by the loop; made
+// anew for each table, except for the shards, which stay with their server.
+type loopPool struct {
+	table        *poolTable
+	shards       []*pool.Shard[*serverConn] // parallel to table.servers
+	targets      []balancer.Target          // scratch of pick
+	policies     []balancer.Policy          // by route and method, made when first used
+	idle         pool.IdleLimits
+	replayBuffer int // bytes
+}
+
+// currentTable loads the table for one transaction, and lets go of what the loop had made for an earlier one.
+func (l *loop) currentTable() *table {
+	t := l.gw.table.Load()
+	if t == l.table {
+		return t
+	}
+	l.table = t
+	old := l.pools
+	l.pools = make(map[*poolTable]*loopPool, len(t.pools))
+	shards := l.shards
+	l.shards = make(map[*pool.Server]*pool.Shard[*serverConn])
+	for _, p := range t.pools {
+		lp := old[p]
+		if lp == nil {
+			lp = newLoopPool(p, len(t.routes))
+			for _, s := range p.servers {
+				shard := shards[s]
+				if shard == nil {
+					shard = &pool.Shard[*serverConn]{Server: s}
+				}
+				lp.shards = append(lp.shards, shard)
+			}
+		}
+		l.pools[p] = lp
+		for _, h := range lp.shards {
+			l.shards[h.Server] = h
+		}
+	}
+	for s, h := range shards {
+		if l.shards[s] == nil { // no table names it any more
+			for c, ok := h.Get(); ok; c, ok = h.Get() {
+				c.shut(reasonRetired)
+			}
+		}
+	}
+	return t
+}
+
+func (l *loop) poolFor(p *poolTable) *loopPool { return l.pools[p] }
+
+func newLoopPool(p *poolTable, routes int) *loopPool {
+	return &loopPool{
+		table:    p,
+		targets:  make([]balancer.Target, len(p.servers)),
+		policies: make([]balancer.Policy, routes*icap.NumMethods),
+		idle: pool.IdleLimits{
+			Timeout: time.Duration(p.cfg.Idle.Timeout), MaxAge: time.Duration(p.cfg.Idle.MaxAge), MaxRequests: p.cfg.Idle.MaxRequests,
+		},
+		replayBuffer: int(p.cfg.Retry.ReplayBuffer),
+	}
+}
+
+// pickResult is what pick has found.
+type pickResult uint8
+
+const (
+	pickedServer pickResult = iota
+	allTried                // every usable server has failed for this request already
+	allBusy                 // every usable server has as many connections as it allows
+	allFull                 // every usable server has said 503 a moment ago
+	noneUsable
+)
+
+// pick chooses a server for the next attempt among those that are usable, not full, and have a connection to give.
+func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
+	var usable, tried, full, busy int
+	for i, s := range p.table.servers {
+		g := &p.targets[i]
+		g.Weight, g.InFlight, g.Usable = int32(s.Weight()), int32(s.InFlight()), false
+		if g.Weight == 0 || !s.Health.Usable(t.route.checkPath) {
+			continue
+		}
+		usable++
+		switch {
+		case t.tried.has(i):
+			tried++
+		case s.Full(now):
+			full++
+		case p.shards[i].Len() == 0 && !s.HasSlot():
+			busy++
+		default:
+			g.Usable = true
+		}
+	}
+	switch {
+	case usable == 0:
+		return -1, noneUsable
+	case usable > tried+full+busy:
+		return p.policy(t).Pick(p.targets), pickedServer
+	case busy > 0:
+		return -1, allBusy
+	case full > 0:
+		return -1, allFull
+	}
+	return -1, allTried
+}
+
+// policy returns the balancing state for the transaction's route and method. It is kept per method because a client such as Squid
+// alternates REQMOD and RESPMOD: over two servers one common round robin would send each method to one of them only.
+func (p *loopPool) policy(t *transaction) balancer.Policy {
+	at := &p.policies[t.route.index*icap.NumMethods+int(t.method)]
+	if *at == nil {
+		policy, err := balancer.New(p.table.cfg.Balance)
+		if err != nil {
+			panic("BUG: gateway: " + err.Error()) // the configuration has been validated
+		}
+		*at = policy
+	}
+	return *at
+}
+
+// othersUsable says whether a server other than not could take the request now.
+func (p *loopPool) othersUsable(t *transaction, not *pool.Server) bool {
+	for i, s := range p.table.servers {
+		if s != not && !t.tried.has(i) && s.Weight() > 0 && s.Health.Usable(t.route.checkPath) && !s.Full(t.s.loop.now) {
+			return true
+		}
+	}
+	return false
+}
+
+// index is the server's place in the pool, -1: it is not in it.
+func (p *loopPool) index(s *pool.Server) int {
+	for i, have := range p.table.servers {
+		if have == s {
+			return i
+		}
+	}
+	return -1
+}
+
+func (p *poolTable) has(s *pool.Server) bool {
+	for _, have := range p.servers {
+		if have == s {
+			return true
+		}
+	}
+	return false
+}
+
+// reclaim gives idle connections of this loop to waiters of other loops.
+func (l *loop) reclaim(s *pool.Server) {
+	h := l.shards[s]
+	if h == nil {
+		return
+	}
+	for h.Len() > 0 && s.Queue.Depth() > 0 {
+		c, _ := h.Get()
+		c.park() // hands it to the first waiter
+		if !c.closed && c.loop != nil {
+			return // no waiter wanted it
+		}
+	}
+}

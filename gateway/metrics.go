@@ -1,0 +1,359 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"runtime"
+	"sort"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"icapgate/health"
+	"icapgate/icap"
+	"icapgate/pool"
+)
+
+// The data path counts into loopStats, one per loop, whose fields only that loop writes: no lock and no contended
+// cache line per message. They are added up when somebody asks.
+
+var methodNames = [icap.NumMethods]string{icap.MethodOther: "other", icap.MethodOptions: "OPTIONS", icap.MethodReqmod: "REQMOD", icap.MethodRespmod: "RESPMOD"}
+
+var failureNames = [...]string{failConnect: "connect", failNoAnswer: "no_answer", failFull: "full", failAnswer: "bad_answer", failTimeout: "timeout"}
+
+// Directions and ways of body bytes, for body_bytes_total.
+const (
+	towardsServer = iota
+	towardsClient
+	directions
+)
+
+const (
+	viaDirect   = iota // taken by the socket in the round in which they were read
+	viaBuffered        // kept for replay, or until the socket took them
+	ways
+)
+
+var (
+	directionNames = [directions]string{"request", "response"}
+	wayNames       = [ways]string{"direct", "buffered"}
+)
+
+// phase is one of the durations of a transaction.
+type phase uint8
+
+const (
+	phaseRequest   phase = iota // from the request's heads to the end of the answer
+	phaseQueue                  // waiting for a connection
+	phaseConnect                // opening one
+	phaseFirstByte              // from the request's heads to the head of the answer
+	phases         = iota
+)
+
+var phaseNames = [phases]string{"request", "queue", "connect", "first_byte"}
+
+// buckets are the upper bounds of the duration histograms.
+var buckets = [...]time.Duration{
+	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
+	time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 30 * time.Second, 60 * time.Second,
+}
+
+// histogram has one writer, its loop.
+type histogram struct {
+	counts [len(buckets) + 1]atomic.Uint64 // not cumulative
+	sum    atomic.Int64                    // ns
+}
+
+func (h *histogram) observe(ns int64) {
+	i := sort.Search(len(buckets), func(i int) bool { return ns <= int64(buckets[i]) })
+	h.counts[i].Add(1)
+	h.sum.Add(ns)
+}
+
+// loopStats is what one loop has counted.
+type loopStats struct {
+	rejects      [rejectCount]atomic.Uint64
+	replays      [len(failureNames)]atomic.Uint64
+	clientCloses [reasonCount]atomic.Uint64
+	serverCloses [reasonCount]atomic.Uint64
+	corrected    atomic.Uint64
+	body         [directions][ways]atomic.Uint64
+
+	// Only the loop adds to these maps, with mu held; it reads them without.
+	mu       sync.Mutex
+	requests map[requestSeries]*atomic.Uint64
+	phases   map[string]*[phases]histogram // by pool
+}
+
+// requestSeries are the labels of requests_total.
+type requestSeries struct {
+	listener *listener
+	pool     string // "": answered by the gateway before it had one
+	server   *pool.Server
+	method   icap.Method
+	status   int
+}
+
+func newLoopStats() *loopStats {
+	return &loopStats{requests: make(map[requestSeries]*atomic.Uint64), phases: make(map[string]*[phases]histogram)}
+}
+
+// count notes a finished transaction.
+func (st *loopStats) count(t *transaction) {
+	series := requestSeries{listener: t.s.listener, server: t.server, method: t.method, status: t.status}
+	if t.pool != nil {
+		series.pool = t.pool.table.name
+	}
+	n := st.requests[series]
+	if n == nil {
+		n = new(atomic.Uint64)
+		st.mu.Lock()
+		st.requests[series] = n
+		st.mu.Unlock()
+	}
+	n.Add(1)
+	if t.pool == nil {
+		return
+	}
+	h := st.phases[series.pool]
+	if h == nil {
+		h = new([phases]histogram)
+		st.mu.Lock()
+		st.phases[series.pool] = h
+		st.mu.Unlock()
+	}
+	h[phaseRequest].observe(t.s.loop.now - t.began)
+	if t.queueTime > 0 {
+		h[phaseQueue].observe(t.queueTime)
+	}
+	if t.connectTime > 0 {
+		h[phaseConnect].observe(t.connectTime)
+	}
+	if t.firstByte > 0 {
+		h[phaseFirstByte].observe(t.firstByte - t.began)
+	}
+}
+
+// gatewayMetrics is what is counted outside the loops, and the set that prints everything.
+type gatewayMetrics struct {
+	panics atomic.Uint64
+	checks health.Stats
+	set    *metrics.Set
+}
+
+// WriteMetrics writes all metrics in Prometheus text format.
+func (g *Gateway) WriteMetrics(w io.Writer) {
+	g.metrics.set.WritePrometheus(w)
+	metrics.WriteProcessMetrics(w)
+}
+
+func (g *Gateway) registerMetrics() {
+	g.metrics.set = metrics.NewSet()
+	g.metrics.set.RegisterMetricsWriter(g.writeMetrics)
+}
+
+// metricsWriter prints families: one HELP-less TYPE line, then its series.
+type metricsWriter struct{ b bytes.Buffer }
+
+func (w *metricsWriter) family(name, kind string) {
+	fmt.Fprintf(&w.b, "# TYPE icapgate_%s %s\n", name, kind)
+}
+
+// series prints one line; labels come in pairs.
+func (w *metricsWriter) series(name string, value float64, labels ...string) {
+	w.b.WriteString("icapgate_")
+	w.b.WriteString(name)
+	for i := 0; i < len(labels); i += 2 {
+		sep := byte(',')
+		if i == 0 {
+			sep = '{'
+		}
+		w.b.WriteByte(sep)
+		w.b.WriteString(labels[i])
+		w.b.WriteByte('=')
+		w.b.WriteString(strconv.Quote(labels[i+1]))
+	}
+	if len(labels) > 0 {
+		w.b.WriteByte('}')
+	}
+	w.b.WriteByte(' ')
+	w.b.Write(strconv.AppendFloat(nil, value, 'g', -1, 64))
+	w.b.WriteByte('\n')
+}
+
+func (g *Gateway) writeMetrics(out io.Writer) {
+	w := new(metricsWriter)
+	g.writeRequests(w)
+	g.writeLoops(w)
+	g.writeListeners(w)
+	g.writeServers(w)
+	w.family("build_info", "gauge")
+	w.series("build_info", 1, "version", g.version, "go", runtime.Version())
+	w.family("start_time_seconds", "gauge")
+	w.series("start_time_seconds", float64(g.started.UnixMilli())/1000)
+	_, _ = out.Write(w.b.Bytes())
+}
+
+// codeLabel keeps the set of codes closed.
+func codeLabel(status int) string {
+	if icap.StatusText(status) == "" {
+		return "other"
+	}
+	return strconv.Itoa(status)
+}
+
+func (g *Gateway) writeRequests(w *metricsWriter) {
+	type labels struct{ listener, pool, server, method, code string }
+	requests := make(map[labels]uint64)
+	durations := make(map[string]*[phases][len(buckets) + 2]float64) // by pool: counts, then the sum
+	for _, l := range g.loops {
+		l.stats.mu.Lock()
+		for s, n := range l.stats.requests {
+			server := ""
+			if s.server != nil {
+				server = s.server.Name
+			}
+			requests[labels{s.listener.cfg.Name, s.pool, server, methodNames[s.method], codeLabel(s.status)}] += n.Load()
+		}
+		for name, hs := range l.stats.phases {
+			sums := durations[name]
+			if sums == nil {
+				sums = new([phases][len(buckets) + 2]float64)
+				durations[name] = sums
+			}
+			for p := range hs {
+				for i := range hs[p].counts {
+					sums[p][i] += float64(hs[p].counts[i].Load())
+				}
+				sums[p][len(buckets)+1] += float64(hs[p].sum.Load()) / 1e9
+			}
+		}
+		l.stats.mu.Unlock()
+	}
+	w.family("requests_total", "counter")
+	for k, n := range requests {
+		w.series("requests_total", float64(n), "listener", k.listener, "pool", k.pool, "server", k.server, "method", k.method, "code", k.code)
+	}
+	for p := range phaseNames {
+		name := phaseNames[p] + "_duration_seconds"
+		w.family(name, "histogram")
+		for poolName, sums := range durations {
+			total := 0.0
+			for i, bound := range buckets {
+				total += sums[p][i]
+				w.series(name+"_bucket", total, "pool", poolName, "le", strconv.FormatFloat(bound.Seconds(), 'g', -1, 64))
+			}
+			total += sums[p][len(buckets)]
+			w.series(name+"_bucket", total, "pool", poolName, "le", "+Inf")
+			w.series(name+"_sum", sums[p][len(buckets)+1], "pool", poolName)
+			w.series(name+"_count", total, "pool", poolName)
+		}
+	}
+}
+
+func (g *Gateway) writeLoops(w *metricsWriter) {
+	sum := func(of func(st *loopStats) uint64) (n uint64) {
+		for _, l := range g.loops {
+			n += of(l.stats)
+		}
+		return n
+	}
+	w.family("rejects_total", "counter")
+	for r := range rejectNames {
+		w.series("rejects_total", float64(sum(func(st *loopStats) uint64 { return st.rejects[r].Load() })), "reason", rejectNames[r])
+	}
+	w.family("replays_total", "counter")
+	for f := range failureNames {
+		w.series("replays_total", float64(sum(func(st *loopStats) uint64 { return st.replays[f].Load() })), "reason", failureNames[f])
+	}
+	w.family("closes_total", "counter")
+	for r := range reasonNames {
+		if n := sum(func(st *loopStats) uint64 { return st.clientCloses[r].Load() }); n > 0 {
+			w.series("closes_total", float64(n), "side", "client", "reason", reasonNames[r])
+		}
+		if n := sum(func(st *loopStats) uint64 { return st.serverCloses[r].Load() }); n > 0 {
+			w.series("closes_total", float64(n), "side", "server", "reason", reasonNames[r])
+		}
+	}
+	w.family("body_bytes_total", "counter")
+	for d := range directionNames {
+		for v := range wayNames {
+			w.series("body_bytes_total", float64(sum(func(st *loopStats) uint64 { return st.body[d][v].Load() })), "direction", directionNames[d], "via", wayNames[v])
+		}
+	}
+	w.family("corrected_offsets_total", "counter")
+	w.series("corrected_offsets_total", float64(sum(func(st *loopStats) uint64 { return st.corrected.Load() })))
+	w.family("panics_total", "counter")
+	w.series("panics_total", float64(g.metrics.panics.Load()))
+	w.family("loop_sessions", "gauge")
+	for _, l := range g.loops {
+		w.series("loop_sessions", float64(l.sessionCount.Load()), "loop", strconv.Itoa(l.index))
+	}
+}
+
+func (g *Gateway) writeListeners(w *metricsWriter) {
+	w.family("sessions", "gauge")
+	for _, ls := range g.listeners {
+		w.series("sessions", float64(ls.sessions.Load()), "listener", ls.cfg.Name)
+	}
+	w.family("refused_total", "counter")
+	for _, ls := range g.listeners {
+		w.series("refused_total", float64(ls.refused.Load()), "listener", ls.cfg.Name)
+	}
+	w.family("handshakes_total", "counter")
+	for _, ls := range g.listeners {
+		if ls.tls == nil {
+			continue
+		}
+		for r := range ls.handshakes.results {
+			for v := range tlsVersionNames {
+				n := ls.handshakes.results[r][v].Load()
+				if n > 0 || handshakeResult(r) == handshakeOK && v > 0 {
+					w.series("handshakes_total", float64(n), "listener", ls.cfg.Name, "result", handshakeResult(r).String(), "version", tlsVersionNames[v])
+				}
+			}
+		}
+	}
+}
+
+func (g *Gateway) writeServers(w *metricsWriter) {
+	t := g.table.Load()
+	each := func(name, kind string, value func(s *pool.Server) float64) {
+		w.family(name, kind)
+		for _, p := range t.pools {
+			for _, s := range p.servers {
+				w.series(name, value(s), "pool", p.name, "server", s.Name)
+			}
+		}
+	}
+	each("attempts_total", "counter", func(s *pool.Server) float64 { return float64(s.Requests()) })
+	each("server_up", "gauge", func(s *pool.Server) float64 {
+		if s.Health.State() == health.Up {
+			return 1
+		}
+		return 0
+	})
+	each("server_in_flight", "gauge", func(s *pool.Server) float64 { return float64(s.InFlight()) })
+	each("server_cap", "gauge", func(s *pool.Server) float64 { return float64(s.Cap()) })
+	w.family("server_connections", "gauge")
+	for _, p := range t.pools {
+		for _, s := range p.servers {
+			idle := s.Idle()
+			w.series("server_connections", float64(idle), "pool", p.name, "server", s.Name, "state", "idle")
+			w.series("server_connections", float64(max(0, s.Connections()-idle)), "pool", p.name, "server", s.Name, "state", "active")
+		}
+	}
+	w.family("queue_depth", "gauge")
+	for _, p := range t.pools {
+		w.series("queue_depth", float64(p.queue.Depth()), "pool", p.name)
+	}
+	w.family("checks_total", "counter")
+	w.series("checks_total", float64(g.metrics.checks.OK.Load()), "result", "ok")
+	w.series("checks_total", float64(g.metrics.checks.Failed.Load()), "result", "failed")
+}

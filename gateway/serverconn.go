@@ -1,0 +1,580 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"icapgate/icap"
+	"icapgate/pool"
+)
+
+// serverState is what a server connection is doing.
+type serverState uint8
+
+const (
+	serverConnecting serverState = iota // also the TLS handshake
+	serverReady                         // connected and idle: in its shard, or just taken from it
+	serverBusy                          // it carries an attempt
+)
+
+// serverConn is one connection to a server. On the loop it has one owner at a time: the shard while it is idle, the
+// transaction while it carries an attempt. It holds one slot of its server until it is closed.
+type serverConn struct {
+	conn
+	use    pool.ConnState
+	server *pool.Server
+	pool   *loopPool // of its latest attempt
+	shard  *pool.Shard[*serverConn]
+	tx     *transaction // nil while idle
+	state  serverState
+	reused bool // it has carried an attempt before this one
+
+	begun    bool // a byte of the current answer has come
+	inBody   bool // its heads are through
+	finished bool // it is complete
+	closes   bool // it said Connection: close
+	head     icap.HeadScanner
+	blocks   icap.BlockScanner
+	body     icap.BodyReader
+	start    int // as in session
+	end      int
+
+	began    int64 // when the attempt began
+	activeAt int64 // last byte from or to the server
+}
+
+// State implements pool.Conn.
+func (c *serverConn) State() *pool.ConnState { return &c.use }
+
+func (l *loop) newServerConn(p *loopPool, shard *pool.Shard[*serverConn]) *serverConn {
+	c := &serverConn{server: shard.Server, pool: p, shard: shard}
+	c.loop, c.fd, c.owner = l, -1, c
+	c.timer.fire = c.onTimer
+	c.head.LenientLF = true
+	c.use.Born = l.now
+	return c
+}
+
+// begin makes the connection ready for an attempt of c.tx.
+func (c *serverConn) begin() {
+	c.begun, c.inBody, c.finished, c.closes = false, false, false, false
+	c.starved, c.end = false, 0
+	c.head.Reset()
+	c.pool = c.tx.pool
+	c.began, c.activeAt = c.loop.now, c.loop.now
+	c.reused = c.use.Requests > 0
+	c.use.Requests++
+	c.server.Begin()
+}
+
+// connect opens the connection: without blocking on the loop or, with TLS, in a goroutine, because crypto/tls can't
+// resume a handshake.
+func (c *serverConn) connect() {
+	l := c.loop
+	if c.pool.table.tls != nil {
+		c.connectTLS()
+		return
+	}
+	fd, err := pool.Dial(c.server.Addr, time.Duration(c.pool.table.cfg.Timeouts.Send))
+	if err == nil {
+		c.fd = fd
+		err = l.adopt(&c.conn)
+	}
+	if err != nil {
+		l.log.Debug("cannot connect", "server", c.server.Name, "error", err)
+		c.fail(failConnect, reasonConnectFailed)
+		return
+	}
+	c.setTimer()
+}
+
+// onConnected starts the waiting attempt, or parks the connection when that is gone.
+func (c *serverConn) onConnected() {
+	c.state, c.activeAt = serverBusy, c.loop.now
+	if t := c.tx; t != nil {
+		t.connectTime += c.loop.now - c.began
+		t.onConnected()
+		return
+	}
+	c.park()
+}
+
+func (c *serverConn) onWritable() {
+	switch c.state {
+	case serverConnecting:
+		if err := pool.ConnectError(c.fd); err != nil {
+			c.loop.log.Debug("cannot connect", "server", c.server.Name, "error", err)
+			c.fail(failConnect, reasonConnectFailed)
+			return
+		}
+		c.onConnected()
+	case serverBusy:
+		c.activeAt = c.loop.now
+		if c.pending() < lowWater {
+			c.loop.runLater(&c.tx.s.conn)
+		}
+		c.endRound()
+	}
+}
+
+func (c *serverConn) onReadable() {
+	if c.state != serverConnecting {
+		c.run()
+	}
+}
+
+// run takes what the server has sent, as far as the client takes it.
+func (c *serverConn) run() {
+	if c.state == serverReady {
+		c.onIdleBytes()
+		return
+	}
+	s := c.tx.s
+	for left := roundBytes; c.wantsBytes(); {
+		if left <= 0 {
+			c.loop.runLater(&c.conn)
+			break
+		}
+		n, ok := c.take()
+		if !ok {
+			break
+		}
+		left -= n
+	}
+	s.endRound()
+	c.endRound()
+}
+
+// wantsBytes says whether the client takes more of the answer now. Bytes behind its end are wanted by nobody.
+func (c *serverConn) wantsBytes() bool {
+	return !c.closed && c.tx != nil && c.state == serverBusy && c.tx.s.pending() < highWater
+}
+
+// take gives the next bytes to consume. ok is false when there are none.
+func (c *serverConn) take() (n int, ok bool) {
+	p, err := c.fill()
+	if len(p) == 0 {
+		c.onReadEnd(err)
+		return 0, false
+	}
+	c.starved, c.begun = false, true
+	c.activeAt = c.loop.now
+	k := c.consume(p)
+	c.keep(p, k)
+	return max(k, 1), true
+}
+
+// onReadEnd handles a read that brought nothing.
+func (c *serverConn) onReadEnd(err error) {
+	switch {
+	case err == errDry:
+		if c.writeErr != nil {
+			c.onReadEnd(c.writeErr) // no answer was waiting behind the failed write
+		}
+	case c.finished: // only the rest of the request was still on its way
+		c.fail(failNoAnswer, reasonServerClosed)
+	case !c.begun && err == io.EOF:
+		c.fail(failNoAnswer, reasonNoAnswer)
+	case !c.begun:
+		c.fail(failNoAnswer, reasonReset)
+	default:
+		c.fail(failAnswer, reasonBadResponse)
+	}
+}
+
+// onIdleBytes handles bytes or the end on an idle connection. Bytes can't be an answer to anything: some servers say 408
+// before they close.
+func (c *serverConn) onIdleBytes() {
+	n, err := c.read(c.loop.scratch)
+	switch {
+	case n > 0:
+		c.leaveShard(reasonUnexpected)
+	case err != errDry:
+		c.leaveShard(reasonServerClosed)
+	}
+}
+
+func (c *serverConn) leaveShard(r closeReason) {
+	if c.shard.Remove(c) {
+		c.shut(r)
+	}
+}
+
+// consume takes as much of p as belongs to the answer.
+func (c *serverConn) consume(p []byte) (n int) {
+	t := c.tx
+	for n < len(p) && !c.closed && c.tx == t {
+		switch {
+		case c.finished: // bytes behind the end of the answer: nothing on this connection can be trusted any more
+			c.closes = true
+			return len(p)
+		case !c.inBody:
+			k := c.consumeHead(p[n:])
+			if k == 0 {
+				return n
+			}
+			n += k
+		default:
+			out, k, err := c.body.Next(p[n:])
+			n += k
+			if err != nil {
+				c.broken(err)
+				return n
+			}
+			t.relay(out)
+			if c.body.End() != icap.EndNone {
+				c.onAnswerEnd(len(p) - n)
+			}
+		}
+	}
+	return n
+}
+
+// consumeHead takes the head of an interim or of the final answer, with its encapsulated heads; 0: not complete yet.
+func (c *serverConn) consumeHead(p []byte) int {
+	r := &c.loop.resp
+	parsed := false
+	if c.end == 0 {
+		start, end, err := c.head.Scan(p)
+		if err == nil {
+			err = r.Parse(p[start:end])
+		}
+		if errors.Is(err, icap.ErrIncomplete) {
+			c.starved = true
+			return 0
+		}
+		if err != nil {
+			c.broken(err)
+			return 0
+		}
+		if r.Status < 200 {
+			c.head.Reset()
+			if r.Status == 100 {
+				c.tx.onContinue()
+			}
+			return end
+		}
+		c.start, c.end, parsed = start, end, true
+		c.blocks.Reset(r.Encapsulated, true)
+	}
+	n, err := c.blocks.Scan(p[c.end:])
+	if errors.Is(err, icap.ErrIncomplete) {
+		c.starved = true
+		return 0
+	}
+	if err == nil && !parsed {
+		err = r.Parse(p[c.start:c.end])
+	}
+	if err != nil {
+		c.broken(err)
+		return 0
+	}
+	end := c.end
+	c.end = 0
+	c.onFinal(r, p[end:end+n], len(p)-end-n)
+	return end + n
+}
+
+// onFinal handles the heads of the final answer, behind which more bytes have come already.
+func (c *serverConn) onFinal(r *icap.Response, blocks []byte, more int) {
+	t := c.tx
+	e := &c.blocks.Encapsulated
+	if c.blocks.Corrected {
+		c.loop.stats.corrected.Add(1)
+	}
+	c.closes = c.closes || r.Close
+	if r.Status == 503 || r.Status == 506 { // 506: busy, of Trend Micro
+		c.server.MarkFull(c.loop.now + int64(retryAfter(r)))
+		if t.onFull() {
+			return
+		}
+	}
+	if !t.onFinal(r, e, blocks) {
+		c.broken(errIllegalAnswer)
+		return
+	}
+	if !e.HasBody() {
+		c.onAnswerEnd(more)
+		return
+	}
+	c.inBody = true
+	c.body.Reset(icap.BodyConfig{Preview: -1, Response: true, Trailers: r.Trailers})
+}
+
+var errIllegalAnswer = errors.New("an answer that the client did not allow, or without what it needs")
+
+// retryAfter is for how long a server that said 503 is skipped: what it asks for, within 1 to 30 s.
+func retryAfter(r *icap.Response) time.Duration {
+	s, err := strconv.Atoi(string(r.Get("Retry-After")))
+	if err != nil {
+		s = 1
+	}
+	return time.Duration(min(max(s, 1), 30)) * time.Second
+}
+
+// onAnswerEnd is called when the answer is complete; behind it more bytes have come already.
+func (c *serverConn) onAnswerEnd(more int) {
+	c.finished = true
+	if more > 0 {
+		c.closes = true // nobody asked for them: nothing on this connection can be trusted any more
+	}
+	t := c.tx
+	t.onResponseEnd()
+	if c.tx == t && t.active && c.closes { // the request is not through, but the server will not read the rest
+		t.discard = true
+		t.dropHeld()
+		c.shut(reasonNotReusable)
+		c.loop.runLater(&t.s.conn)
+	}
+}
+
+// broken ends the attempt because the server's bytes break the protocol.
+func (c *serverConn) broken(err error) {
+	c.loop.log.Warn("bad answer from a server", "server", c.server.Name, "error", err)
+	c.fail(failAnswer, reasonBadResponse)
+}
+
+// fail closes the connection and lets the transaction decide what becomes of its request.
+func (c *serverConn) fail(f failure, r closeReason) {
+	t, reused, begun := c.tx, c.reused, c.begun
+	c.shut(r)
+	if t != nil {
+		t.onFailure(f, c.server, reused, begun)
+	}
+}
+
+// drop closes the connection because its transaction is given up.
+func (c *serverConn) drop(r closeReason) { c.shut(r) }
+
+// finish ends the attempt after a complete answer. The connection is used again only if the request went out whole, too, and
+// both sides want to go on.
+func (c *serverConn) finish(requestSent bool) {
+	c.tx = nil
+	c.server.End()
+	c.dropIn()
+	switch {
+	case c.closed:
+	case !requestSent || !c.finished || c.pending() > 0 || c.writeErr != nil:
+		c.shut(reasonNotReusable)
+	case c.closes || !c.pool.table.cfg.Reuse:
+		c.shut(reasonDone)
+	case !c.usable(&c.pool.idle, c.loop.now):
+		c.shut(reasonNotReusable)
+	default:
+		c.park()
+	}
+}
+
+// usable says whether an idle connection can carry another attempt.
+func (c *serverConn) usable(l *pool.IdleLimits, now int64) bool {
+	return !c.closed && !c.eof && !c.rdhup && l.Reusable(&c.use, now)
+}
+
+// park makes the connection idle: the first waiter gets it, otherwise its shard.
+func (c *serverConn) park() {
+	l := c.loop
+	c.state = serverReady
+	if c.readable || c.stream != nil { // bytes that are here already raise no further event
+		if n, err := c.read(l.scratch); n > 0 || err != errDry {
+			c.shut(reasonUnexpected)
+			return
+		}
+	}
+	if !c.queued { // while it is on the ready list it can't leave the loop
+		if w := c.server.Queue.Next(c.server); w != nil {
+			c.detach()
+			w.Grant(c.server, c)
+			return
+		}
+	}
+	c.shard.Put(c, l.now)
+	c.setTimer()
+}
+
+// detach takes the connection from its loop, for another one to adopt.
+func (c *serverConn) detach() {
+	l := c.loop
+	l.wheel.stop(&c.timer)
+	delete(l.conns, c.fd)
+	l.poller.remove(c.fd)
+	c.loop = nil
+}
+
+// adoptServerConn makes a detached connection the loop's; false: it was closed.
+func (l *loop) adoptServerConn(c *serverConn, p *loopPool, shard *pool.Shard[*serverConn]) bool {
+	c.pool, c.shard = p, shard
+	if err := l.adopt(&c.conn); err != nil {
+		l.log.Error("cannot watch a server connection", "error", err)
+		c.server.Release()
+		return false
+	}
+	return true
+}
+
+// discard closes a detached connection.
+func (c *serverConn) discard() {
+	c.closed = true
+	unix.Close(c.fd)
+	c.server.Release()
+}
+
+// shut closes the connection and gives its slot back.
+func (c *serverConn) shut(r closeReason) {
+	if c.closed {
+		return
+	}
+	if t := c.tx; t != nil {
+		t.srv, c.tx = nil, nil
+		c.server.End()
+	}
+	if c.stream != nil && c.writeErr == nil {
+		c.stream.closeWrite()
+		c.flush()
+	}
+	c.close()
+	c.loop.stats.serverCloses[r].Add(1)
+	c.server.Release()
+}
+
+// abort is called when the loop ends or a handler has panicked.
+func (c *serverConn) abort(r closeReason) {
+	if c.state == serverReady {
+		c.leaveShard(r)
+		return
+	}
+	t := c.tx
+	c.shut(r)
+	if t != nil {
+		t.s.gone(r)
+	}
+}
+
+// endRound flushes what the round has produced and sets the next deadline.
+func (c *serverConn) endRound() {
+	if c.closed || c.state != serverBusy {
+		return
+	}
+	if c.pending() > 0 {
+		c.flush()
+	}
+	if c.writeErr != nil { // the answer may have come before: look for it first
+		c.readable = true
+		c.loop.runLater(&c.conn)
+	}
+	c.setTimer()
+}
+
+// setTimer sets the deadline of what the connection is waiting for now. A server that the gateway does not read from, or has
+// not sent the whole request to, is not late with its answer.
+func (c *serverConn) setTimer() {
+	cfg := &c.pool.table.cfg
+	var at int64
+	switch {
+	case c.state == serverConnecting:
+		at = c.began + int64(cfg.Timeouts.Connect)
+	case c.state == serverReady:
+		if cfg.Idle.Timeout > 0 {
+			at = c.use.LastUse + int64(cfg.Idle.Timeout)
+		}
+	case c.pending() > 0:
+		at = c.activeAt + int64(cfg.Timeouts.Send)
+	case !c.finished && (c.tx.requestDone || c.tx.s.request == requestHeld) && c.tx.s.pending() < highWater:
+		at = c.activeAt + int64(cfg.Timeouts.Response)
+	}
+	c.loop.wheel.set(&c.timer, at)
+}
+
+func (c *serverConn) onTimer(now int64) {
+	switch {
+	case c.closed:
+	case c.state == serverConnecting:
+		c.fail(failConnect, reasonConnectTimeout)
+	case c.state == serverReady:
+		c.leaveShard(reasonIdle)
+	case c.pending() > 0:
+		c.fail(failTimeout, reasonSendTimeout)
+	default:
+		c.fail(failTimeout, reasonResponseTimeout)
+	}
+}
+
+// connectTLS connects and does the handshake in a goroutine, which gives the socket to the loop.
+func (c *serverConn) connectTLS() {
+	l, cfg := c.loop, c.pool.table
+	timeout := time.Duration(cfg.cfg.Timeouts.Connect)
+	go func() {
+		nc, stream, err := dialTLS(c.server, cfg.tls, timeout)
+		fd := -1
+		if err == nil {
+			if err = setServerOptions(nc, time.Duration(cfg.cfg.Timeouts.Send)); err == nil {
+				fd, err = dupFD(nc)
+			}
+			nc.Close()
+		}
+		l.post(func() { c.onTLS(fd, stream, err) })
+	}()
+	c.setTimer()
+}
+
+// onTLS takes the socket over when the handshake is done.
+func (c *serverConn) onTLS(fd int, stream *tlsStream, err error) {
+	if c.closed { // timed out or dropped meanwhile
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return
+	}
+	if err == nil {
+		c.fd = fd
+		c.readable, c.writable = true, true
+		stream.attach(&c.conn)
+		err = c.loop.adopt(&c.conn)
+	}
+	if err != nil {
+		c.loop.log.Warn("cannot connect with TLS", "server", c.server.Name, "error", err)
+		c.fail(failConnect, reasonConnectFailed)
+		return
+	}
+	c.onConnected()
+}
+
+func dialTLS(s *pool.Server, cfg *tls.Config, timeout time.Duration) (*net.TCPConn, *tlsStream, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	nc, err := new(net.Dialer).DialContext(ctx, "tcp", s.Addr.String())
+	if err != nil {
+		return nil, nil, err
+	}
+	if cfg.ServerName == "" {
+		cfg = cfg.Clone()
+		cfg.ServerName, _, _ = net.SplitHostPort(s.Authority)
+	}
+	t := &transport{Conn: nc}
+	tc := tls.Client(t, cfg)
+	deadline, _ := ctx.Deadline()
+	_ = nc.SetDeadline(deadline)
+	if err := tc.Handshake(); err != nil {
+		nc.Close()
+		return nil, nil, err
+	}
+	_ = nc.SetDeadline(time.Time{})
+	return nc.(*net.TCPConn), &tlsStream{tls: tc, transport: t}, nil
+}
+
+func setServerOptions(nc *net.TCPConn, userTimeout time.Duration) error {
+	rc, err := nc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := rc.Control(func(fd uintptr) { err = pool.SetServerOptions(int(fd), userTimeout) }); cerr != nil {
+		return cerr
+	}
+	return err
+}

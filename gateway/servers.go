@@ -1,0 +1,253 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sort"
+	"sync"
+	"time"
+
+	"icapgate/configs"
+	"icapgate/health"
+	"icapgate/icap"
+	"icapgate/pool"
+)
+
+// resolveInterval is how often host names are asked again.
+const resolveInterval = 30 * time.Second
+
+// servers is the control plane of the pools: it turns addresses into servers, keeps a checker for each, and asks host
+// names again. A server whose pool, address and authority stay the same stays the same object.
+type servers struct {
+	gw     *Gateway
+	ctx    context.Context
+	cancel context.CancelFunc
+	group  sync.WaitGroup
+	lookup func(ctx context.Context, host string) ([]netip.Addr, error) // net.DefaultResolver; tests have their own
+
+	changing sync.Mutex // held from reading the table in force to replacing it
+
+	mu      sync.Mutex
+	running map[*pool.Server]context.CancelFunc // checkers; guarded by mu
+}
+
+func (m *servers) init(g *Gateway) {
+	m.gw = g
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.running = make(map[*pool.Server]context.CancelFunc)
+	m.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	}
+}
+
+// build makes the table of a configuration. A host name that can't be resolved leaves its pool without those servers for now.
+func (m *servers) build(cfg *configs.Config) (*table, error) {
+	t := new(table)
+	for _, c := range cfg.Pools {
+		tlsConfig, err := newPoolTLS(c.TLS)
+		if err != nil {
+			return nil, fmt.Errorf("pool %s: %w", c.Name, err)
+		}
+		p := &poolTable{
+			name: c.Name, cfg: c, tls: tlsConfig,
+			queue: pool.NewQueue(c.Queue.Max), budget: pool.NewBudget(c.Retry.Budget, loopTime()),
+		}
+		p.servers, _ = m.resolve(p)
+		t.pools = append(t.pools, p)
+	}
+	t.routes = newRoutes(cfg, t.pools)
+	return t, nil
+}
+
+// resolve returns the servers of a pool: one per address, in the order of the configuration, those of one host name by address. Servers
+// that the pool has already are kept. A name whose lookup fails keeps the addresses that it had.
+func (m *servers) resolve(p *poolTable) (list []*pool.Server, changed bool) {
+	type key struct {
+		addr      netip.AddrPort
+		authority string
+	}
+	have := make(map[key]*pool.Server)
+	for _, s := range p.servers {
+		have[key{s.Addr, s.Authority}] = s
+	}
+	seen := make(map[netip.AddrPort]bool)
+	for _, c := range p.cfg.Servers {
+		limits := pool.Limits{MaxConnections: c.MaxConnections, ConnectionShare: p.cfg.ConnectionShare, Reserve: p.cfg.Reserve}
+		addrs, err := m.addresses(c.Address)
+		if err != nil {
+			m.gw.log.Warn("cannot resolve a server; keeping the addresses it had", "pool", p.name, "server", c.Address, "error", err)
+			for _, s := range p.servers {
+				if s.Authority == c.Address && !seen[s.Addr] {
+					seen[s.Addr] = true
+					list = append(list, s)
+				}
+			}
+			continue
+		}
+		for _, a := range addrs {
+			if seen[a] {
+				continue
+			}
+			seen[a] = true
+			s := have[key{a, c.Address}]
+			if s == nil {
+				s = pool.NewServer(a, c.Address, c.Weight, limits, p.queue)
+				changed = true
+			}
+			list = append(list, s)
+		}
+	}
+	return list, changed || len(list) != len(p.servers)
+}
+
+// addresses turns host:port into addresses, sorted.
+func (m *servers) addresses(authority string) ([]netip.AddrPort, error) {
+	if a, err := netip.ParseAddrPort(authority); err == nil {
+		return []netip.AddrPort{a}, nil
+	}
+	host, portText, err := net.SplitHostPort(authority)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, 5*time.Second)
+	defer cancel()
+	port, err := net.DefaultResolver.LookupPort(ctx, "tcp", portText)
+	if err != nil {
+		return nil, err
+	}
+	ips, err := m.lookup(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.AddrPort
+	for _, ip := range ips {
+		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Compare(out[j]) < 0 })
+	return out, nil
+}
+
+// start begins to check the servers of the table and to ask host names again.
+func (m *servers) start(t *table) {
+	for _, p := range t.pools {
+		m.check(p, p.servers)
+	}
+	for _, p := range t.pools {
+		for _, c := range p.cfg.Servers {
+			if _, err := netip.ParseAddrPort(c.Address); err != nil {
+				m.group.Go(func() { m.follow(p.name) })
+				break
+			}
+		}
+	}
+}
+
+// check starts a checker for each of the servers that has none.
+func (m *servers) check(p *poolTable, list []*pool.Server) {
+	var statuses []*health.Status
+	for _, s := range p.servers {
+		statuses = append(statuses, s.Health)
+	}
+	group := &health.Group{Members: statuses, Logger: m.gw.log.With("pool", p.name)}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range list {
+		if m.running[s] != nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(m.ctx)
+		m.running[s] = cancel
+		c := health.NewChecker(health.CheckConfig{
+			Address: s.Name, Authority: s.Authority, Paths: p.paths, OtherPaths: p.otherPaths, TLS: p.tls,
+			Interval: time.Duration(p.cfg.Health.Interval), Timeout: time.Duration(p.cfg.Health.Timeout),
+			Rise: p.cfg.Health.Rise, Fall: p.cfg.Health.Fall, Group: group, Status: s.Health, Stats: &m.gw.metrics.checks,
+			OnOptions: m.onOptions(s), Logger: m.gw.log.With("pool", p.name, "server", s.Name),
+		})
+		s.SetExpedite(c.Expedite)
+		m.group.Go(func() { c.Run(ctx) })
+	}
+	m.group.Go(func() { group.Run(m.ctx) })
+}
+
+// onOptions notes what a server says of itself. A larger cap may let a waiter go on.
+func (m *servers) onOptions(s *pool.Server) func(icap.Options) {
+	return func(o icap.Options) {
+		s.Learn(o.MaxConnections)
+		s.Queue.Offer(s)
+	}
+}
+
+// follow asks the host names of a pool again and again, and puts a new table in force when their addresses have changed.
+func (m *servers) follow(name string) {
+	ticker := time.NewTicker(resolveInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-ticker.C:
+			m.refresh(name)
+		}
+	}
+}
+
+// refresh resolves one pool again.
+func (m *servers) refresh(name string) {
+	m.changing.Lock()
+	defer m.changing.Unlock()
+	old := m.gw.table.Load()
+	for i, p := range old.pools {
+		if p.name != name {
+			continue
+		}
+		list, changed := m.resolve(p)
+		if !changed || len(list) == 0 {
+			return
+		}
+		next := old.withServers(i, list)
+		m.gw.log.Info("the addresses of a pool have changed", "pool", name, "servers", len(list))
+		m.check(next.pools[i], list)
+		m.gw.swap(next)
+		m.retire(next)
+		return
+	}
+}
+
+// retire stops the checkers of servers that the table does not name any more.
+func (m *servers) retire(t *table) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for s, cancel := range m.running {
+		if !t.names(s) {
+			cancel()
+			delete(m.running, s)
+		}
+	}
+}
+
+// stop ends all checkers and waits for them.
+func (m *servers) stop() {
+	if m.cancel != nil {
+		m.cancel()
+	}
+	m.group.Wait()
+}
+
+// swap puts a table in force: transactions that begin from now on use it.
+func (g *Gateway) swap(t *table) {
+	g.table.Store(t)
+	for _, l := range g.loops {
+		l.post(func() { l.currentTable() })
+	}
+}
+
+// reclaim asks the other loops to give idle connections of s to those who wait for one.
+func (g *Gateway) reclaim(from *loop, s *pool.Server) {
+	for _, l := range g.loops {
+		if l != from {
+			l.post(func() { l.reclaim(s) })
+		}
+	}
+}

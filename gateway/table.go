@@ -1,0 +1,144 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"strings"
+
+	"icapgate/configs"
+	"icapgate/icap"
+	"icapgate/pool"
+)
+
+// table is one immutable snapshot of routes and pools. A transaction loads it once, so a live client connection follows
+// a new table at its next request.
+type table struct {
+	routes []*route
+	pools  []*poolTable
+}
+
+// route is one service of the configuration.
+type route struct {
+	index        int // place in table.routes: policies are kept per route and method
+	path         string
+	prefix       bool
+	listener     string // "": every listener
+	methods      [icap.NumMethods]bool
+	pool         *poolTable
+	checkPath    int // index of path among the pool's checked paths, -1: not checked on its own
+	preserveHost bool
+}
+
+// poolTable is one pool of a table.
+type poolTable struct {
+	name    string
+	cfg     configs.Pool
+	tls     *tls.Config // nil: plain
+	servers []*pool.Server
+	queue   *pool.Queue  // lives on in later tables
+	budget  *pool.Budget // likewise
+	paths   []string     // what the checks ask for
+
+	otherPaths bool // a prefix leads here, too: a server without any of paths may still be of use
+}
+
+// match finds the route for a request. Without one, status is the answer: 404 or, when only the method does not fit, 405.
+// OPTIONS fits every route of its listener and path.
+func (t *table) match(listener string, path []byte, m icap.Method) (r *route, status int) {
+	status = 404
+	for _, r := range t.routes {
+		if r.listener != "" && r.listener != listener {
+			continue
+		}
+		if r.prefix {
+			if len(path) < len(r.path) || string(path[:len(r.path)]) != r.path {
+				continue
+			}
+		} else if string(path) != r.path {
+			continue
+		}
+		if m == icap.MethodOptions || r.methods[m] {
+			return r, 0
+		}
+		status = 405
+	}
+	return nil, status
+}
+
+// newRoutes builds the routes of a configuration over its pools, and each pool's list of paths to check.
+func newRoutes(cfg *configs.Config, pools []*poolTable) []*route {
+	byName := make(map[string]*poolTable)
+	for _, p := range pools {
+		byName[p.name] = p
+	}
+	services := cfg.Services
+	if len(services) == 0 && len(pools) == 1 {
+		services = []configs.Service{{Path: "*", Pool: pools[0].name}}
+	}
+	var routes []*route
+	for i, s := range services {
+		r := &route{index: i, path: s.Path, listener: s.Listener, pool: byName[s.Pool], checkPath: -1, preserveHost: s.PreserveHost}
+		if p, ok := strings.CutSuffix(s.Path, "*"); ok {
+			r.path, r.prefix = p, true
+		}
+		for _, m := range s.Methods {
+			switch m {
+			case "REQMOD":
+				r.methods[icap.MethodReqmod] = true
+			case "RESPMOD":
+				r.methods[icap.MethodRespmod] = true
+			}
+		}
+		if len(s.Methods) == 0 {
+			r.methods[icap.MethodReqmod], r.methods[icap.MethodRespmod] = true, true
+		}
+		switch {
+		case r.prefix:
+			r.pool.otherPaths = true
+		case r.pool.cfg.Health.Path == "":
+			r.checkPath = r.pool.addPath(r.path)
+		}
+		routes = append(routes, r)
+	}
+	for _, p := range pools {
+		if p.cfg.Health.Path != "" {
+			p.paths = []string{p.cfg.Health.Path}
+		}
+	}
+	return routes
+}
+
+func (p *poolTable) addPath(path string) int {
+	for i, have := range p.paths {
+		if have == path {
+			return i
+		}
+	}
+	p.paths = append(p.paths, path)
+	return len(p.paths) - 1
+}
+
+// withServers returns a copy of t in which pool i has other servers.
+func (t *table) withServers(i int, list []*pool.Server) *table {
+	p := *t.pools[i]
+	p.servers = list
+	out := &table{pools: append([]*poolTable(nil), t.pools...)}
+	out.pools[i] = &p
+	for _, r := range t.routes {
+		c := *r
+		if c.pool == t.pools[i] {
+			c.pool = &p
+		}
+		out.routes = append(out.routes, &c)
+	}
+	return out
+}
+
+// names says whether some pool of t has the server.
+func (t *table) names(s *pool.Server) bool {
+	for _, p := range t.pools {
+		if p.has(s) {
+			return true
+		}
+	}
+	return false
+}

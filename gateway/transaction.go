@@ -1,0 +1,395 @@
+package gateway
+
+import (
+	"strconv"
+
+	"github.com/valyala/bytebufferpool"
+
+	"icapgate/icap"
+	"icapgate/pool"
+)
+
+// maxDropped bounds how many bytes of a request are read and dropped after its answer, before the session is closed.
+const maxDropped = 64 << 20
+
+// transaction is one ICAP request and its final response. It is part of its session and reused from request to
+// request. Owned by the loop.
+//
+// The request's bytes go through held: its heads, its preview and the first replay_buffer bytes of its body are appended to it
+// and sent from there, so that another server can get them again. When the body outgrows it, held is dropped and the rest
+// goes to the server from the buffer that it was read into.
+type transaction struct {
+	s      *session
+	active bool // between begin and finish
+
+	// The request, as received so far.
+	method      icap.Method
+	allow       icap.Allow
+	preview     int  // declared preview of the body in bytes, -1: none
+	previewed   bool // a Preview field: until a 100 is sent, 204 is legal without Allow
+	close       bool // the session ends after the answer
+	requestDone bool // all of it has been received; for a preview that got a final answer: all that will come
+	continued   bool // a 100 was sent to the client
+	discard     bool // further bytes of the request are dropped
+	began       int64
+	bodyBytes   uint64 // of the body in canonical framing
+	dropped     uint64
+
+	// What goes to the server; see above. held.B is target, authority and host of the request line, then the payload from which
+	// attempts are sent: fields, Encapsulated, heads, body.
+	route      *route
+	pool       *loopPool                  // nil: answered without one
+	held       *bytebufferpool.ByteBuffer // nil: dropped, the request can't be replayed
+	targetEnd  int
+	authEnd    int
+	payload    int // start of the payload
+	previewEnd int // end of the preview with its terminator, 0: it is not in or there is none
+
+	// The running attempt; see attempt.go.
+	attempt
+
+	// The response.
+	answered     bool         // bytes of a final answer have been sent to the client
+	responseDone bool         // all of it has been
+	status       int          // of the final answer
+	server       *pool.Server // that gave it; nil: the gateway itself
+	dropBody     bool         // an opt-body: read, not passed on
+	asked        bool         // the client's preview was not in yet when the server sent its 100
+}
+
+func (t *transaction) init(s *session) {
+	t.s = s
+	t.attempt.init(t)
+}
+
+// begin takes a request's heads. Its slices are valid during the call only. What can't be routed is answered at once.
+func (t *transaction) begin(req *icap.Request, blocks []byte) {
+	s := t.s
+	l := s.loop
+	t.active, t.began = true, l.now
+	t.method, t.allow, t.preview, t.close = req.Method, req.Allow, req.Preview, req.Close
+	t.requestDone, t.continued, t.discard, t.asked = false, false, false, false
+	t.answered, t.responseDone, t.dropBody, t.status, t.server = false, false, false, 0, nil
+	t.bodyBytes, t.dropped, t.previewEnd = 0, 0, 0
+	t.previewed = req.Preview >= 0
+	t.attempt.reset()
+
+	body := icap.BodyConfig{Preview: -1}
+	switch section := req.Encapsulated.Body(); {
+	case section == icap.OptBody: // read and dropped; the server sees a request without one
+		t.preview, t.discard = -1, true
+		s.request = requestBody
+	case req.Encapsulated.HasBody():
+		body.Preview = req.Preview
+		s.request = requestBody
+	default:
+		t.preview = -1 // nothing to preview: no chunk follows
+		s.request = requestDone
+	}
+	t.routeRequest(req)
+	if t.route != nil {
+		t.hold(req, blocks)
+		body.MaxChunk = int64(t.pool.table.cfg.MaxChunk)
+	}
+	s.body.Reset(body)
+	if s.request == requestDone {
+		t.setRequestDone()
+	}
+}
+
+// routeRequest finds the pool, or answers the request itself.
+func (t *transaction) routeRequest(req *icap.Request) {
+	l := t.s.loop
+	t.route, t.pool = nil, nil
+	if req.Method == icap.MethodOther {
+		t.close = t.close || req.Encapsulated.Body() == icap.NoSection // its framing is not known
+		t.reply(501, rejectMethod, 0)
+		return
+	}
+	r, status := l.currentTable().match(t.s.listener.cfg.Name, req.Path, req.Method)
+	switch {
+	case status == 404:
+		t.reply(404, rejectNoService, 0)
+	case status == 405:
+		t.reply(405, rejectMethodNotAllowed, 0)
+	default:
+		t.route, t.pool = r, l.poolFor(r.pool)
+	}
+}
+
+// hold writes the request into held in canonical form, without the request line and Host, which depend on the server.
+func (t *transaction) hold(req *icap.Request, blocks []byte) {
+	t.held = bytebufferpool.Get()
+	b := append(t.held.B[:0], req.Target...)
+	t.targetEnd = len(b)
+	b = append(b, req.Authority...)
+	t.authEnd = len(b)
+	if b = append(b, req.Host...); len(req.Host) == 0 {
+		b = append(b, req.Authority...)
+	}
+	t.payload = len(b)
+	t.sent = t.payload
+	b = req.AppendFields(b)
+	if req.Preview >= 0 {
+		b = append(b, "Preview: "...)
+		b = strconv.AppendInt(b, int64(req.Preview), 10)
+		b = append(b, "\r\n"...)
+	}
+	if req.Encapsulated.Body() == icap.OptBody {
+		b = append(b, "Encapsulated: null-body=0\r\n"...)
+	} else {
+		b = req.Encapsulated.AppendTo(b)
+	}
+	b = append(b, "\r\n"...)
+	t.held.B = append(b, blocks...)
+}
+
+// forward takes decoded bytes of the body, in canonical framing, for the server.
+func (t *transaction) forward(p []byte) {
+	if t.discard {
+		if t.dropped += uint64(len(p)); t.dropped > maxDropped {
+			t.s.gone(reasonNotRead)
+		}
+		return
+	}
+	if len(p) == 0 {
+		return
+	}
+	t.bodyBytes += uint64(len(p))
+	if t.held != nil {
+		previewing := t.preview >= 0 && !t.continued
+		if previewing || !t.streaming() || len(t.held.B)-t.payload+len(p) <= t.pool.replayBuffer {
+			t.held.B = append(t.held.B, p...)
+			return
+		}
+		t.pump()
+		t.dropHeld()
+	}
+	if t.srv != nil {
+		t.srv.send(p)
+	}
+}
+
+func (t *transaction) dropHeld() {
+	if t.held != nil {
+		bytebufferpool.Put(t.held)
+		t.held = nil
+	}
+}
+
+// takesBody says whether further bytes of the body have somewhere to go.
+func (t *transaction) takesBody() bool {
+	switch {
+	case t.discard:
+		return true
+	case t.streaming():
+		return t.srv.pending() < highWater
+	case t.held == nil:
+		return false
+	default: // queued, connecting, or still in the preview
+		return len(t.held.B)-t.payload <= t.pool.replayBuffer || (t.preview >= 0 && !t.continued)
+	}
+}
+
+// onRequestEnd is called when the last chunk of the body, or of the preview, has been forwarded.
+func (t *transaction) onRequestEnd(end icap.BodyEnd) {
+	if end != icap.EndPreview {
+		t.setRequestDone()
+		return
+	}
+	if t.answered { // the client takes the final answer that it has got instead of a 100
+		t.setRequestDone()
+		return
+	}
+	t.s.request = requestHeld
+	if t.held != nil {
+		t.previewEnd = len(t.held.B)
+	}
+	if t.asked {
+		t.pump()
+		t.sendContinue()
+	}
+}
+
+// onContinue is called when the server has sent a 100.
+func (t *transaction) onContinue() {
+	if t.preview < 0 || t.serverContinued {
+		return // nobody asked: swallowed
+	}
+	switch {
+	case t.continued: // this server is a replacement for the one whose 100 the client got
+		t.serverContinued = true
+		t.pump()
+		t.s.loop.runLater(&t.s.conn)
+	case t.s.request == requestHeld:
+		t.sendContinue()
+	case !t.requestDone:
+		t.asked = true // held back until the preview is in
+	}
+}
+
+// sendContinue asks the client for the rest, in a segment of its own: some clients compare the exact bytes.
+func (t *transaction) sendContinue() {
+	s := t.s
+	t.continued, t.serverContinued, t.asked = true, true, false
+	s.flush()
+	s.send(continueAnswer)
+	s.flush()
+	s.body.Reset(icap.BodyConfig{Preview: -1, MaxChunk: int64(t.pool.table.cfg.MaxChunk)})
+	s.request = requestBody
+	s.activeAt = s.loop.now
+	s.loop.runLater(&s.conn)
+}
+
+// setRequestDone is called once when no more bytes of the request will come.
+func (t *transaction) setRequestDone() {
+	t.requestDone = true
+	t.s.request = requestDone
+	t.finishIfDone()
+}
+
+// proceed starts the transaction when it has not begun its first attempt, and otherwise sends on what has come.
+func (t *transaction) proceed() {
+	switch {
+	case !t.active || t.responseDone && t.srv == nil:
+	case t.route != nil && t.attempts == 0 && !t.waiting && !t.answered:
+		t.pool.table.budget.First()
+		t.next()
+	default:
+		t.pump()
+	}
+}
+
+// onFinal relays the head of the server's final answer. r and blocks are valid during the call only. false: the answer is not
+// legal here and was not relayed.
+func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []byte) bool {
+	if !t.legal(r, e) {
+		return false
+	}
+	s := t.s
+	l := s.loop
+	t.status, t.server = r.Status, t.srv.server
+	t.answered = true
+	t.firstByte = l.now
+	if t.method == icap.MethodOptions {
+		if r.Status == 200 {
+			t.srv.server.Learn(icap.ParseOptions(r).MaxConnections)
+		}
+		if e.Body() == icap.OptBody {
+			t.dropBody = true
+			e = nil
+		}
+	}
+	if s.request == requestHeld { // the client will not send the rest
+		if s.in != nil && !startsRequest(s.in.B[s.inPos:]) {
+			t.close = true // what it has sent without waiting can't be told from a next request
+		}
+		t.requestDone = true
+		s.request = requestDone
+	}
+	if l.gw.draining.Load() {
+		t.close = true
+	}
+	l.line = appendResponseHead(l.line[:0], r, e, t.close, l.gw.extraFields)
+	if len(blocks) < directWrite && !t.dropBody {
+		l.line = append(l.line, blocks...)
+		s.send(l.line)
+	} else {
+		s.send(l.line)
+		if !t.dropBody {
+			s.send(blocks)
+		}
+	}
+	return true
+}
+
+// legal says whether the client can take this answer: it has to have allowed 204 and 206 unless its preview still waits for a verdict
+// (RFC 3507 4.5, 4.6), and a 200 to a modification has to say what it encapsulates.
+func (t *transaction) legal(r *icap.Response, e *icap.Encapsulated) bool {
+	inPreview := t.previewed && !t.continued
+	switch {
+	case t.method == icap.MethodOptions:
+		return true
+	case r.Status == 204:
+		return inPreview || t.allow&icap.Allow204 != 0
+	case r.Status == 206:
+		return t.allow&icap.Allow206 != 0 && (inPreview || t.allow&icap.Allow204 != 0)
+	case r.Status == 200:
+		return e.Body() != icap.NoSection && e.Body() != icap.OptBody
+	case r.Status == 201:
+		return true
+	}
+	return r.Status >= 400
+}
+
+// startsRequest says whether p can be the start of another request, and not of a chunk: chunk sizes start with a hex digit.
+func startsRequest(p []byte) bool {
+	return len(p) == 0 || p[0] == 'O' || p[0] == 'R' || p[0] == '\r' || p[0] == '\n'
+}
+
+// relay takes decoded bytes of the response's body, in canonical framing, for the client.
+func (t *transaction) relay(p []byte) {
+	if !t.dropBody {
+		t.s.send(p)
+	}
+}
+
+// onResponseEnd is called when the last byte of the answer has been relayed.
+func (t *transaction) onResponseEnd() {
+	t.responseDone = true
+	t.finishIfDone()
+}
+
+// reply answers the request without a server. What still comes of it is read and dropped.
+func (t *transaction) reply(status int, why rejectReason, retryAfter int) {
+	s := t.s
+	l := s.loop
+	l.stats.rejects[why].Add(1)
+	t.status, t.answered, t.discard = status, true, true
+	if s.request == requestHeld {
+		t.requestDone = true
+		s.request = requestDone
+		t.close = t.close || s.in != nil && !startsRequest(s.in.B[s.inPos:])
+	}
+	if l.gw.draining.Load() {
+		t.close = true
+	}
+	l.line = appendAnswer(l.line[:0], status, retryAfter, t.close, l.gw.extraFields)
+	s.send(l.line)
+	t.dropHeld()
+	t.onResponseEnd()
+}
+
+// finishIfDone ends the transaction when both its request and its response are through.
+func (t *transaction) finishIfDone() {
+	if !t.active || !t.requestDone || !t.responseDone {
+		return
+	}
+	if t.srv != nil {
+		t.pump()
+		t.leaveServer()
+	}
+	s := t.s
+	t.active = false
+	t.dropHeld()
+	s.loop.stats.count(t)
+	s.flush()
+	s.checkWrite()
+	s.next(t.close)
+	if !s.closed {
+		s.setTimer()
+	}
+}
+
+// cancel ends the transaction without (further) answer.
+func (t *transaction) cancel(r closeReason) {
+	if !t.active {
+		return
+	}
+	t.active = false
+	t.leaveQueue()
+	if t.srv != nil {
+		t.srv.drop(r)
+	}
+	t.dropHeld()
+}

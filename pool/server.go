@@ -1,0 +1,126 @@
+package pool
+
+import (
+	"net/netip"
+	"sync/atomic"
+
+	"icapgate/health"
+)
+
+// Server is one server of a pool: an ip:port. It lives as long as some table names it, so its counters and
+// health survive a reload. All methods may be called from any goroutine.
+type Server struct {
+	// Static after construction.
+	Addr      netip.AddrPort
+	Name      string // "ip:port": metric label and log value
+	Authority string // "host:port" as configured: goes into the request line and Host
+	Health    *health.Status
+	Queue     *Queue // of its pool: gets what Release frees
+
+	expedite atomic.Pointer[func()]
+	limits   atomic.Pointer[Limits]
+
+	weight    atomic.Int32
+	learnt    atomic.Int32 // Max-Connections as the server last said, 0: nothing said
+	conns     atomic.Int32 // slots taken: connecting, busy and idle connections
+	idle      atomic.Int32 // idle ones among them
+	inFlight  atomic.Int32 // attempts running
+	requests  atomic.Uint64
+	fullUntil atomic.Int64 // loop time in ns until which the server said 503: skip it
+}
+
+// Limits is what the configuration says about a server's connections.
+type Limits struct {
+	MaxConnections  int // 0: as learnt from the server, none learnt: unlimited
+	ConnectionShare int // gateways that share the server's cap, >= 1
+	Reserve         int // connections left free for checks
+}
+
+// NewServer returns a server without connections.
+func NewServer(addr netip.AddrPort, authority string, weight int, l Limits, q *Queue) *Server {
+	s := &Server{Addr: addr, Name: addr.String(), Authority: authority, Health: new(health.Status), Queue: q}
+	s.weight.Store(int32(weight))
+	s.limits.Store(&l)
+	return s
+}
+
+// SetExpedite says how the next check is brought forward; f must not block.
+func (s *Server) SetExpedite(f func()) { s.expedite.Store(&f) }
+
+// Expedite brings the next check forward: real traffic has met an error.
+func (s *Server) Expedite() {
+	if f := s.expedite.Load(); f != nil {
+		(*f)()
+	}
+}
+
+// SetLimits replaces the configured limits; connections beyond a smaller cap are not cut.
+func (s *Server) SetLimits(l Limits) { s.limits.Store(&l) }
+
+// Weight is the server's share of new requests; 0: none.
+func (s *Server) Weight() int      { return int(s.weight.Load()) }
+func (s *Server) SetWeight(w int)  { s.weight.Store(int32(w)) }
+func (s *Server) Connections() int { return int(s.conns.Load()) }
+func (s *Server) Idle() int        { return int(s.idle.Load()) }
+func (s *Server) InFlight() int    { return int(s.inFlight.Load()) }
+
+// Requests is the number of attempts ever begun.
+func (s *Server) Requests() uint64 { return s.requests.Load() }
+
+// Learn notes the Max-Connections of an OPTIONS answer; 0 (not said) changes nothing.
+func (s *Server) Learn(maxConnections int) {
+	if maxConnections > 0 {
+		s.learnt.Store(int32(min(maxConnections, 1<<30)))
+	}
+}
+
+// Cap is the largest number of connections that this gateway opens to the server, checks not counted; 0: unlimited.
+func (s *Server) Cap() int {
+	l := s.limits.Load()
+	c := l.MaxConnections
+	if c == 0 {
+		c = int(s.learnt.Load())
+	}
+	if c == 0 {
+		return 0
+	}
+	return max(1, c/max(1, l.ConnectionShare)-l.Reserve)
+}
+
+// Acquire takes a connection slot; false: the server has as many connections as its cap allows.
+func (s *Server) Acquire() bool {
+	limit := int32(s.Cap())
+	for {
+		n := s.conns.Load()
+		if limit > 0 && n >= limit {
+			return false
+		}
+		if s.conns.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// Release gives a slot back; the first waiter that can use it gets it.
+func (s *Server) Release() {
+	if s.conns.Add(-1) < 0 {
+		panic("BUG: pool: more slots released than acquired")
+	}
+	s.Queue.Offer(s)
+}
+
+// Begin and End bracket one attempt.
+func (s *Server) Begin() { s.inFlight.Add(1); s.requests.Add(1) }
+func (s *Server) End()   { s.inFlight.Add(-1) }
+
+// MarkFull notes that the server answered 503: it is skipped until then (loop time, ns).
+func (s *Server) MarkFull(until int64) { s.fullUntil.Store(until) }
+
+// HasSlot says whether Acquire would succeed now.
+func (s *Server) HasSlot() bool {
+	limit := s.Cap()
+	return limit == 0 || int(s.conns.Load()) < limit
+}
+
+// Full says whether the server is to be skipped now because it said that it is full.
+func (s *Server) Full(now int64) bool { return now < s.fullUntil.Load() }
