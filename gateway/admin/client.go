@@ -34,14 +34,14 @@ type Client struct {
 func NewClient(address string) (*Client, error) {
 	transport := &http.Transport{DisableKeepAlives: true} // no proxy: the endpoint is near
 	c := &Client{address: address, http: &http.Client{Transport: transport, Timeout: clientTimeout}}
-	if path, ok := strings.CutPrefix(address, unixPrefix); ok && path != "" {
+	path, unix := strings.CutPrefix(address, unixPrefix)
+	switch {
+	case unix && path != "":
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		}
-		c.base = "http://localhost"
-		return c, nil
-	}
-	if !strings.Contains(address, "://") {
+		address = "http://localhost"
+	case !unix && !strings.Contains(address, "://"):
 		address = "http://" + address
 	}
 	u, err := url.Parse(address)

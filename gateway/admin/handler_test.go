@@ -61,7 +61,7 @@ func newFakeGateway() *fakeGateway {
 			{Name: "dlp", Queue: 3, Servers: []ServerStatus{
 				{Address: "192.0.2.1:1344", Health: "up", Admin: "ready", Weight: 2, InFlight: 4, Connections: 6, Idle: 2, Cap: 16,
 					Requests: 1000, Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CheckSeconds: 0.002},
-				{Address: "192.0.2.2:1344", Health: "down", Admin: "drain", Weight: 1, LastError: "<b>no answer</b> within 2s"},
+				{Address: "192.0.2.2:1344", Health: "down", Admin: "drain", Weight: 1, LastError: "<b>no answer</b> within 2s", MissingPaths: []string{"/scan"}},
 			}},
 			{Name: "av", Servers: []ServerStatus{{Address: "192.0.2.2:1344", Health: "checking", Admin: "ready"}}},
 		},
@@ -181,7 +181,7 @@ func TestPage(t *testing.T) {
 		t.Fatalf("%d, %q", w.Code, w.Header().Get("Content-Type"))
 	}
 	for _, want := range []string{"1.2.3", "1h2m", "icaps", ":11344", "Pool dlp", "3 waiting", "192.0.2.1:1344",
-		`class="down">down`, "&lt;b&gt;no answer&lt;/b&gt; within 2s"} {
+		`class="down">down`, "&lt;b&gt;no answer&lt;/b&gt; within 2s", "not used for /scan"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not show %q", want)
 		}

@@ -183,7 +183,7 @@ func TestNewClient(t *testing.T) {
 			t.Errorf("NewClient(%q): %+v, %v, want base %s", address, c, err, want)
 		}
 	}
-	for _, address := range []string{"", "unix:", "ftp://x", "http://", "http://h/path", "http://h?q=1", "http://h:p:q", "off/"} {
+	for _, address := range []string{"", "unix:", "ftp://x", "http://", "http://h/path", "http://h?q=1", "http://h:p:q", "h/path"} {
 		if c, err := NewClient(address); err == nil {
 			t.Errorf("NewClient(%q) = %q, want an error", address, c.base)
 		} else if !strings.Contains(err.Error(), "unix:PATH") {
