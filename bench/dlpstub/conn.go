@@ -1,0 +1,503 @@
+package dlpstub
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"hash"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"icapgate/icap"
+)
+
+const (
+	startBuffer = 16 << 10  // of a connection's reads; doubled when a read fills it, up to:
+	readBuffer  = 256 << 10 // beyond that it grows for heads only, which the parsers bound
+	writeBuffer = 64 << 10  // an answer is collected up to that size before it is written
+
+	lingerTime  = time.Second // how long a refused connection is still read, so that the answer is not lost to an RST
+	lingerBytes = 1 << 20
+)
+
+// errIdle says that a connection ended between two requests.
+var errIdle = errors.New("dlpstub: idle connection ended")
+
+// conn is one connection of a client. All of it belongs to the goroutine that runs serve, except that others may
+// close raw.
+type conn struct {
+	srv    *Server
+	raw    net.Conn // as accepted
+	net    net.Conn // what is read and written: raw, or TLS over it
+	number int
+
+	in   []byte // in[r:w] has been read and not used
+	r, w int
+	full bool   // the last read filled in
+	out  []byte // what flush writes
+
+	scanner  icap.HeadScanner
+	sections icap.BlockScanner
+	body     icap.BodyReader
+	preview  []byte // body bytes of a preview that may have to be echoed
+	timer    *time.Timer
+
+	// Of the request that is being served.
+	req       icap.Request // slices in it are stale once more bytes have been read: use the values only
+	blocks    []byte       // copy of the encapsulated heads
+	previewed uint64       // body bytes before the 100 Continue
+	closing   int          // 1: the answer says "Connection: close"
+	answered  bool         // the final answer has begun
+	finished  bool
+
+	// Used with a Hook only.
+	info Request
+	tap  icap.BodyReader // reads what an echo passes on, for the hash
+	hash hash.Hash
+}
+
+func newConn(s *Server, nc net.Conn, number int) *conn {
+	c := &conn{srv: s, raw: nc, net: nc, number: number, in: make([]byte, startBuffer)}
+	if s.cfg.TLS != nil {
+		c.net = tls.Server(nc, s.cfg.TLS)
+	}
+	if s.cfg.Hook != nil {
+		c.hash = sha256.New()
+	}
+	return c
+}
+
+// serve runs the connection to its end and closes it.
+func (c *conn) serve() {
+	defer c.raw.Close()
+	if !c.handshake() {
+		return
+	}
+	for n := 1; ; n++ {
+		err := c.readHeads(n)
+		if err == errIdle {
+			break
+		}
+		last := n == c.srv.cfg.CloseAfter
+		if err == nil {
+			c.closing = 0
+			if c.req.Close || last && !c.srv.cfg.SilentClose {
+				c.closing = 1
+			}
+			err = c.answer()
+			c.finish(err)
+		}
+		if err != nil {
+			c.refuse(err)
+			return
+		}
+		if last || c.closing == 1 {
+			break
+		}
+	}
+	c.net.Close() // with TLS: sends close_notify
+}
+
+func (c *conn) handshake() bool {
+	tc, ok := c.net.(*tls.Conn)
+	if !ok {
+		return true
+	}
+	err := tc.HandshakeContext(context.Background())
+	if err != nil {
+		c.srv.lastError.Store(&err)
+	}
+	return err == nil
+}
+
+// readHeads reads the ICAP head and the encapsulated heads of request n and makes ready for its body.
+func (c *conn) readHeads(n int) error {
+	c.answered, c.finished = false, false
+	if c.r == c.w {
+		if err := c.awaitRequest(); err != nil {
+			return err
+		}
+	}
+	c.scanner.Reset()
+	start, end, err := c.scanner.Scan(c.in[c.r:c.w])
+	for err == icap.ErrIncomplete {
+		if err = c.fill(); err == nil {
+			start, end, err = c.scanner.Scan(c.in[c.r:c.w])
+		}
+	}
+	if err != nil {
+		c.srv.noteError(err)
+		return err
+	}
+	head := c.in[c.r+start : c.r+end]
+	if err = c.req.Parse(head); err != nil {
+		c.srv.noteError(err)
+		return err
+	}
+	if c.hash != nil {
+		c.info.Head = append(c.info.Head[:0], head...)
+	}
+	c.r += end
+
+	c.sections.Reset(c.req.Encapsulated, false)
+	size, err := c.sections.Scan(c.in[c.r:c.w])
+	for err == icap.ErrIncomplete {
+		if err = c.fill(); err == nil {
+			size, err = c.sections.Scan(c.in[c.r:c.w])
+		}
+	}
+	if err != nil {
+		c.srv.noteError(err)
+		return err
+	}
+	c.blocks = append(c.blocks[:0], c.in[c.r:c.r+size]...)
+	c.r += size
+
+	c.begin(n)
+	return nil
+}
+
+// begin resets what belongs to one request.
+func (c *conn) begin(n int) {
+	c.srv.requests[c.req.Method].Add(1)
+	c.preview = c.preview[:0]
+	c.previewed = 0
+	c.startBody(c.req.Preview)
+	if c.hash != nil {
+		c.hash.Reset()
+		c.info = Request{
+			Connection: c.number,
+			Number:     n,
+			Method:     c.req.Method,
+			Head:       c.info.Head,
+			Blocks:     c.blocks,
+			Preview:    c.req.Preview,
+		}
+	}
+}
+
+// startBody makes ready for a body of which the first bytes are a preview unless preview is -1.
+func (c *conn) startBody(preview int) {
+	c.body.Reset(icap.BodyConfig{Preview: preview})
+	if c.hash != nil {
+		c.tap.Reset(icap.BodyConfig{Preview: preview})
+	}
+}
+
+// bodyEnded says whether nothing is to be read before an answer or a 100 Continue.
+func (c *conn) bodyEnded() bool {
+	return !c.req.Encapsulated.HasBody() || c.body.End() != icap.EndNone
+}
+
+// answer reads the request's body and writes the answer; which of them is first depends.
+func (c *conn) answer() error {
+	s := c.srv
+	switch m := c.req.Method; {
+	case m == icap.MethodOptions:
+		if err := c.drain(false); err != nil {
+			return err
+		}
+		c.out = append(c.out, s.answers.options[c.closing]...)
+		c.out = time.Now().UTC().AppendFormat(c.out, dateFormat)
+		return c.end([]byte("\r\n\r\n"))
+	case m == icap.MethodOther:
+		return c.answerBrief(s.answers.unknown[c.closing])
+	case !s.methods[m]:
+		return c.answerBrief(s.answers.notServed[c.closing])
+	default:
+		return c.answerModify()
+	}
+}
+
+func (c *conn) answerModify() error {
+	cfg := &c.srv.cfg
+	inPreview := c.req.Preview >= 0
+	brief := c.brief(inPreview)
+	if brief != nil && cfg.EarlyAnswer {
+		return c.answerEarly(brief)
+	}
+	if inPreview {
+		if err := c.drain(brief == nil || cfg.Continue); err != nil {
+			return err
+		}
+		if c.body.End() == icap.EndPreview && (brief == nil || cfg.Continue) {
+			if err := c.askForRest(); err != nil {
+				return err
+			}
+			brief = c.brief(false)
+		}
+	}
+	if brief == nil {
+		return c.echo()
+	}
+	return c.answerBrief(brief)
+}
+
+// brief returns the answer without a body that the configuration and the client allow; nil: the message has to be
+// echoed.
+func (c *conn) brief(inPreview bool) []byte {
+	cfg, a := &c.srv.cfg, &c.srv.answers
+	switch {
+	case cfg.Status != 0:
+		return a.status[c.closing]
+	case cfg.Mode == NoContent && (inPreview || c.req.Allow&icap.Allow204 != 0):
+		return a.noContent[c.closing]
+	}
+	return nil
+}
+
+// answerBrief answers after the body.
+func (c *conn) answerBrief(answer []byte) error {
+	if err := c.drain(false); err != nil {
+		return err
+	}
+	if err := c.wait(); err != nil {
+		return err
+	}
+	return c.end(answer)
+}
+
+// answerEarly answers before the body.
+func (c *conn) answerEarly(answer []byte) error {
+	if err := c.wait(); err != nil {
+		return err
+	}
+	if c.bodyEnded() {
+		return c.end(answer)
+	}
+	c.answered = true
+	c.out = append(c.out, answer...)
+	if err := c.flush(); err != nil {
+		return err
+	}
+	return c.drain(false)
+}
+
+// askForRest sends a 100 Continue for the body after the preview.
+func (c *conn) askForRest() error {
+	c.out = append(c.out, continueAnswer...)
+	if err := c.flush(); err != nil {
+		return err
+	}
+	c.info.Continued = true
+	c.previewed = c.body.Payload()
+	c.startBody(-1)
+	return nil
+}
+
+// echo answers with the message of the request. It writes while it reads, with the chunks that it reads.
+func (c *conn) echo() error {
+	if err := c.wait(); err != nil {
+		return err
+	}
+	c.answered = true
+	c.out = append(c.out, c.srv.answers.ok[c.closing]...)
+	c.out = appendEcho(c.out, c.req.Method, &c.req.Encapsulated, c.blocks)
+	if !c.req.Encapsulated.HasBody() {
+		return c.end(nil)
+	}
+	if c.srv.cfg.EarlyAnswer {
+		if err := c.flush(); err != nil {
+			return err
+		}
+	}
+	if len(c.preview) > 0 {
+		c.out = strconv.AppendUint(c.out, uint64(len(c.preview)), 16)
+		c.out = append(c.out, "\r\n"...)
+		c.out = append(c.out, c.preview...)
+		c.out = append(c.out, "\r\n"...)
+	}
+	if c.body.End() == icap.EndIeof {
+		return c.end([]byte("0\r\n\r\n"))
+	}
+	// The head waits for the first bytes after it, so that a short answer is written with one call.
+	for waiting := true; c.body.End() == icap.EndNone; waiting = false {
+		if c.r == c.w {
+			if !waiting {
+				if err := c.flush(); err != nil {
+					return err
+				}
+			}
+			if err := c.fill(); err != nil {
+				return err
+			}
+		}
+		p := c.in[c.r:c.w]
+		out, n, err := c.body.Next(p)
+		if err != nil {
+			return err
+		}
+		c.r += n
+		if c.hash != nil {
+			c.hashFramed(p[:n])
+		}
+		if c.body.End() != icap.EndNone {
+			c.finish(nil)
+		}
+		if err := c.write(out); err != nil {
+			return err
+		}
+	}
+	return c.flush()
+}
+
+// hashFramed adds the body bytes in p, which body has accepted, to the hash.
+func (c *conn) hashFramed(p []byte) {
+	for len(p) > 0 {
+		data, n, _ := c.tap.NextData(p)
+		c.hash.Write(data)
+		p = p[n:]
+	}
+}
+
+// drain reads the body to its end, or that of its preview. It keeps the bytes in c.preview if keep is set.
+func (c *conn) drain(keep bool) error {
+	for !c.bodyEnded() {
+		if c.r == c.w {
+			if err := c.fill(); err != nil {
+				return err
+			}
+		}
+		data, n, err := c.body.NextData(c.in[c.r:c.w])
+		if err != nil {
+			return err
+		}
+		c.r += n
+		if keep {
+			c.preview = append(c.preview, data...)
+		}
+		if c.hash != nil {
+			c.hash.Write(data)
+		}
+	}
+	return nil
+}
+
+// end writes what is collected and the last bytes of an answer, after the body has been read.
+func (c *conn) end(last []byte) error {
+	c.answered = true
+	c.finish(nil)
+	c.out = append(c.out, last...)
+	return c.flush()
+}
+
+// finish counts the body and calls the hook, once for each request.
+func (c *conn) finish(err error) {
+	if c.finished {
+		return
+	}
+	c.finished = true
+	if err != nil {
+		c.srv.noteError(err)
+	}
+	size := c.previewed
+	if c.req.Encapsulated.HasBody() {
+		size += c.body.Payload()
+	}
+	c.srv.payload.Add(size)
+	if c.hash != nil {
+		c.info.Ieof = c.body.End() == icap.EndIeof
+		c.info.BodyLen = size
+		c.hash.Sum(c.info.BodySHA256[:0])
+		c.info.Err = err
+		c.srv.cfg.Hook(&c.info)
+	}
+}
+
+// refuse answers a protocol error, unless an answer has begun, and gives the client time to read it.
+func (c *conn) refuse(err error) {
+	var fault *icap.ProtocolError
+	if c.answered || !errors.As(err, &fault) {
+		return
+	}
+	c.out = append(appendHead(c.out[:0], &c.srv.cfg, fault.Status, true), "\r\n"...)
+	half, ok := c.net.(interface{ CloseWrite() error })
+	if c.flush() != nil || !ok {
+		return
+	}
+	half.CloseWrite()
+	c.net.SetReadDeadline(time.Now().Add(lingerTime))
+	io.CopyN(io.Discard, c.net, lingerBytes)
+}
+
+// wait lets the configured latency pass.
+func (c *conn) wait() error {
+	d := c.srv.cfg.Latency
+	if d <= 0 {
+		return nil
+	}
+	if c.timer == nil {
+		c.timer = time.NewTimer(d)
+	} else {
+		c.timer.Reset(d)
+	}
+	select {
+	case <-c.timer.C:
+		return nil
+	case <-c.srv.done:
+		return net.ErrClosed
+	}
+}
+
+// awaitRequest reads the first bytes of a request. Any end of the connection here is errIdle.
+func (c *conn) awaitRequest() error {
+	if d := c.srv.cfg.IdleTimeout; d > 0 {
+		c.net.SetReadDeadline(time.Now().Add(d))
+		defer c.net.SetReadDeadline(time.Time{})
+	}
+	if c.fill() != nil {
+		return errIdle
+	}
+	return nil
+}
+
+// fill reads more bytes into in, for which it makes room. The end of the connection is an error.
+func (c *conn) fill() error {
+	switch {
+	case c.r == c.w:
+		c.r, c.w = 0, 0
+		if c.full && len(c.in) < readBuffer {
+			c.in = make([]byte, 2*len(c.in))
+		}
+	case c.w == len(c.in) && c.r > 0:
+		c.w = copy(c.in, c.in[c.r:c.w])
+		c.r = 0
+	case c.w == len(c.in):
+		c.in = append(c.in, make([]byte, len(c.in))...)
+	}
+	n, err := c.net.Read(c.in[c.w:])
+	c.w += n
+	c.full = c.w == len(c.in)
+	if n > 0 {
+		return nil
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// write adds p to the answer. Runs that don't fit the write buffer are written from where they are.
+func (c *conn) write(p []byte) error {
+	if len(c.out)+len(p) <= writeBuffer {
+		c.out = append(c.out, p...)
+		return nil
+	}
+	if err := c.flush(); err != nil {
+		return err
+	}
+	_, err := c.net.Write(p)
+	return err
+}
+
+func (c *conn) flush() error {
+	if len(c.out) == 0 {
+		return nil
+	}
+	_, err := c.net.Write(c.out)
+	c.out = c.out[:0]
+	return err
+}

@@ -1,0 +1,268 @@
+// Package dlpstub is a fake DLP server: it speaks ICAP as real servers do, judges nothing and is fast. It serves
+// the demo, icapbench and the tests.
+//
+// What it does with a REQMOD or RESPMOD is fixed by Config: it answers 204, or it echoes the encapsulated message
+// in a 200. An echo is streamed: bytes go back while more are read, so the memory of a connection is constant
+// whatever the size of the body, and a client has to read while it writes once a body is larger than what the
+// sockets hold. A 204 is only given where the client allows it (Allow: 204, or within a preview); elsewhere the
+// message is echoed, as RFC 3507 section 4.6 wants it.
+//
+// Each connection has one goroutine. It allocates nothing per request once its buffers have grown (crypto/tls does, if
+// TLS is used), and it writes an answer that fits its buffer with one call.
+package dlpstub
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"icapgate/icap"
+)
+
+// Mode says how a REQMOD or RESPMOD is answered.
+type Mode uint8
+
+const (
+	// NoContent answers 204 where the client allows it and echoes elsewhere.
+	NoContent Mode = iota
+	// Echo answers 200 with the encapsulated message of the request.
+	Echo
+)
+
+// PreviewZero as Config.Preview offers "Preview: 0".
+const PreviewZero = -1
+
+// Config is what a server does. The zero value answers 204, offers no preview and advertises no limit.
+type Config struct {
+	Name string // X-Server of every answer and Service of OPTIONS; "": no X-Server
+	Mode Mode
+
+	// Status, if not 0, is the ICAP status of every answer to REQMOD and RESPMOD (503, say), in place of Mode.
+	Status int
+
+	Latency time.Duration // time that passes before the final answer to REQMOD and RESPMOD starts
+
+	// Preview is the size that OPTIONS offers: 0 offers none, PreviewZero offers 0 bytes. A client that sends a
+	// preview is served by the rules of previews whatever was offered.
+	Preview int
+	// Continue asks for the rest of a body with "100 Continue" where a 204 could have been given after the preview.
+	Continue bool
+
+	// EarlyAnswer answers as soon as the ICAP head and the encapsulated heads are there: a 204 or Status, after which the
+	// body is read and dropped, or the head of an echo. A preview that is echoed is not answered early.
+	EarlyAnswer bool
+
+	// CloseAfter ends a connection after that many requests; 0: never. The last answer says "Connection: close"
+	// unless SilentClose is set.
+	CloseAfter  int
+	SilentClose bool
+	IdleTimeout time.Duration // ends a connection that waits that long for a request; 0: never
+
+	Methods        []icap.Method // what is served, the rest gets a 405; nil: REQMOD and RESPMOD
+	MaxConnections int           // advertised, not enforced; 0: not said
+	ISTag          string        // without quotes; "": "dlpstub-1"
+	OptionsTTL     time.Duration // whole seconds; 0: one hour
+
+	TLS *tls.Config // nil: plain ICAP
+
+	// Hook, if set, is called once for each request whose ICAP head and encapsulated heads were read: when its body has ended, before the
+	// end of the answer is written (an early 204 has been written by then), or when the connection was lost.
+	// It runs on the connection's goroutine, so calls for several connections overlap, and must not call Close.
+	Hook func(*Request)
+}
+
+// Request is what a Hook gets to see. Head and Blocks are valid during the call only.
+type Request struct {
+	Connection int // number of the connection, from 1 in the order of acceptance
+	Number     int // number of the request on its connection, from 1
+	Method     icap.Method
+	Head       []byte // the ICAP head as received, empty line included
+	Blocks     []byte // the encapsulated heads as received
+	Preview    int    // declared size, -1: none
+	Continued  bool   // 100 Continue was sent
+	Ieof       bool   // the preview ended with ieof
+	BodyLen    uint64
+	BodySHA256 [32]byte
+	Err        error // nil: the request was read to its end
+}
+
+// Stats are the counters of a server since New.
+type Stats struct {
+	Requests     [icap.NumMethods]uint64 // whose heads were read, by method
+	PayloadBytes uint64                  // body bytes received, without framing
+	Accepted     uint64                  // connections
+	Open         int                     // connections
+	PeakOpen     int
+	Refused      uint64 // requests with a protocol error
+	Truncated    uint64 // requests that the end of their connection cut
+	LastError    error  // the last of these two, nil if there was none
+}
+
+// Server is a fake DLP server. It may serve several listeners.
+type Server struct {
+	// Static after New.
+	cfg     Config
+	methods [icap.NumMethods]bool
+	answers answers
+
+	requests  [icap.NumMethods]atomic.Uint64
+	payload   atomic.Uint64
+	refused   atomic.Uint64
+	truncated atomic.Uint64
+	lastError atomic.Pointer[error]
+
+	done    chan struct{} // closed by Close and Kill
+	running sync.WaitGroup
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	accepted  uint64
+	peak      int
+	closed    bool
+}
+
+// New returns a server that does what cfg says.
+func New(cfg Config) *Server {
+	if cfg.Methods == nil {
+		cfg.Methods = []icap.Method{icap.MethodReqmod, icap.MethodRespmod}
+	}
+	if cfg.ISTag == "" {
+		cfg.ISTag = "dlpstub-1"
+	}
+	if cfg.OptionsTTL == 0 {
+		cfg.OptionsTTL = time.Hour
+	}
+	s := &Server{
+		cfg:       cfg,
+		answers:   newAnswers(&cfg),
+		done:      make(chan struct{}),
+		listeners: map[net.Listener]struct{}{},
+		conns:     map[*conn]struct{}{},
+	}
+	for _, m := range cfg.Methods {
+		s.methods[m] = true
+	}
+	return s
+}
+
+// Serve accepts connections from ln, which it closes, until Close or Kill; it returns nil then.
+func (s *Server) Serve(ln net.Listener) error {
+	defer ln.Close()
+	if !s.addListener(ln) {
+		return nil
+	}
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.listeners, ln)
+			if s.closed {
+				return nil
+			}
+			return err
+		}
+		s.ServeConn(nc)
+	}
+}
+
+func (s *Server) addListener(ln net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.listeners[ln] = struct{}{}
+	return true
+}
+
+// ServeConn serves one connection in a goroutine of its own and closes nc at its end. It returns at once.
+func (s *Server) ServeConn(nc net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		nc.Close()
+		return
+	}
+	s.accepted++
+	c := newConn(s, nc, int(s.accepted))
+	s.conns[c] = struct{}{}
+	s.peak = max(s.peak, len(s.conns))
+	s.running.Go(func() {
+		c.serve()
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+	})
+}
+
+// Close closes the listeners and every connection, and returns when all goroutines of the server have ended.
+func (s *Server) Close() { s.stop(false) }
+
+// Kill is Close as a crash looks to the peers: connections end with RST.
+func (s *Server) Kill() { s.stop(true) }
+
+func (s *Server) stop(reset bool) {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.done)
+	}
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	s.closeConns(reset)
+	s.mu.Unlock()
+	s.running.Wait()
+}
+
+// ResetConnections ends every open connection with RST; the listeners go on.
+func (s *Server) ResetConnections() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeConns(true)
+}
+
+// closeConns needs s.mu.
+func (s *Server) closeConns(reset bool) {
+	for c := range s.conns {
+		if tcp, ok := c.raw.(*net.TCPConn); ok && reset {
+			tcp.SetLinger(0)
+		}
+		c.raw.Close()
+	}
+}
+
+// Stats returns the counters.
+func (s *Server) Stats() Stats {
+	st := Stats{
+		PayloadBytes: s.payload.Load(),
+		Refused:      s.refused.Load(),
+		Truncated:    s.truncated.Load(),
+	}
+	for m := range st.Requests {
+		st.Requests[m] = s.requests[m].Load()
+	}
+	if p := s.lastError.Load(); p != nil {
+		st.LastError = *p
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.Accepted, st.Open, st.PeakOpen = s.accepted, len(s.conns), s.peak
+	return st
+}
+
+// noteError counts the error that ended a request.
+func (s *Server) noteError(err error) {
+	var fault *icap.ProtocolError
+	if errors.As(err, &fault) {
+		s.refused.Add(1)
+	} else {
+		s.truncated.Add(1)
+	}
+	s.lastError.Store(&err)
+}
