@@ -5,6 +5,8 @@ import (
 
 	"github.com/valyala/bytebufferpool"
 	"golang.org/x/sys/unix"
+
+	"icapgate/configs"
 )
 
 // Water marks of the bytes that wait for a socket. Above high the other side is not read; below low it is again.
@@ -17,11 +19,26 @@ const (
 
 // owner is what a connection belongs to: a session or a server connection.
 type owner interface {
-	onReadable()         // there may be bytes to read
 	onWritable()         // the socket takes bytes again; out has been flushed as far as it went
-	run()                // runLater was called
-	abort(r closeReason) // the socket is broken or the loop ends: close, now
+	run()                // there may be bytes to read, or runLater was called
+	onError()            // EPOLLERR or EPOLLHUP; what has been received can still be read
+	abort(r closeReason) // close, now
 }
+
+// waitKind is what a connection's deadline is about; none while it is the gateway that makes the peer wait.
+type waitKind uint8
+
+const (
+	waitNone    waitKind = iota
+	waitRequest          // client: between requests
+	waitHead             // client: within a head
+	waitBody             // client: within a body that has somewhere to go
+	waitTaken            // either: the peer does not take what is waiting for it
+	waitLinger           // client: its FIN, after our last answer
+	waitConnect          // server: the connect, with the TLS handshake
+	waitAnswer           // server: the answer to a request that it has whole
+	waitUse              // server: idle in the pool
+)
 
 // stream is the session's view of TLS. take decrypts what the socket gave; append encrypts into the connection's out-buffer
 // and can't fail. A connection without one is plain.
@@ -53,6 +70,7 @@ type conn struct {
 	stream stream // nil: plain
 
 	readable bool // the socket may have bytes (edge-triggered: true until a read says otherwise)
+	dry      bool // the last read ended because nothing was left, in the socket and in the stream
 	writable bool // the socket may take bytes
 	rdhup    bool // the peer's FIN is here or behind the bytes not yet read
 	eof      bool // reading has come to the peer's end
@@ -66,9 +84,13 @@ type conn struct {
 
 	out    *bytebufferpool.ByteBuffer // bytes that the socket has not taken; nil when there are none
 	outPos int                        // out.B[:outPos] has been taken
-	timer  timer
+
+	timer    timer
+	waits    waitKind // what timer is about
+	activeAt int64    // last byte from or to the peer, or the begin of the wait if that came later
 
 	received, sent uint64 // bytes on the wire
+	bodyRound      int    // body bytes sent since endRound last counted them
 }
 
 // adopt puts fd, which becomes the loop's, into the table and asks the poller for its events.
@@ -90,31 +112,50 @@ func (c *conn) onEvents(events uint32) {
 	if events&eventRDHup != 0 {
 		c.rdhup = true
 	}
-	if events&eventError != 0 && !c.readableError() {
-		c.owner.abort(reasonReset)
+	if events&eventRead != 0 {
+		c.readable, c.dry = true, false
+	}
+	if events&eventError != 0 {
+		c.readable, c.writable, c.dry = true, true, false
+		c.owner.onError()
 		return
 	}
-	if events&(eventWrite|eventError) != 0 && !c.closed {
+	// Every event of an edge-triggered fd tells all that is true; that a socket is still writable is no news.
+	if events&eventWrite != 0 && (!c.writable || c.pending() > 0) {
 		c.writable = true
 		c.flush()
 		c.owner.onWritable()
 	}
-	if events&(eventRead|eventError) != 0 && !c.closed {
-		c.readable = true
-		c.owner.onReadable()
+	if events&eventRead != 0 && !c.closed {
+		c.owner.run()
 	}
 }
 
-// readableError says whether an EPOLLERR or EPOLLHUP leaves something to read: a server that answered and then reset the
-// connection (its answer may still be in our buffer), or a connect that has to tell how it ended.
-func (c *conn) readableError() bool {
-	_, isServer := c.owner.(*serverConn)
-	return isServer
+// wait sets the deadline: the peer may take timeout from its last sign of life, or from now if it has not been waited for
+// in this way before. A timeout of 0 is none.
+func (c *conn) wait(kind waitKind, timeout configs.Duration) {
+	if c.waits != kind {
+		c.waits, c.activeAt = kind, c.loop.now
+	}
+	at := int64(0)
+	if timeout > 0 {
+		at = c.activeAt + int64(timeout)
+	}
+	c.loop.wheel.set(&c.timer, at)
+}
+
+// waitUntil is wait with a deadline that signs of life don't move.
+func (c *conn) waitUntil(kind waitKind, at int64) {
+	c.waits = kind
+	c.loop.wheel.set(&c.timer, at)
 }
 
 // read reads decrypted bytes into p. errDry: no more now; io.EOF: the peer's end (FIN or close_notify); any other error: broken.
 func (c *conn) read(p []byte) (n int, err error) {
-	if c.eof {
+	switch {
+	case c.dry:
+		return 0, errDry
+	case c.eof:
 		return 0, io.EOF
 	}
 	if c.stream != nil {
@@ -122,8 +163,11 @@ func (c *conn) read(p []byte) (n int, err error) {
 	} else {
 		n, err = c.rawRead(p)
 	}
-	if err == io.EOF {
+	switch err {
+	case io.EOF:
 		c.eof = true
+	case errDry:
+		c.dry = true
 	}
 	return n, err
 }
@@ -141,6 +185,7 @@ func (c *conn) rawRead(p []byte) (int, error) {
 				c.readable = false
 			}
 			c.received += uint64(n)
+			c.activeAt = c.loop.now
 			return n, nil
 		case err == nil:
 			return 0, io.EOF
@@ -216,6 +261,24 @@ func (c *conn) send(p []byte) {
 	default:
 		c.rawSend(p)
 	}
+}
+
+// sendBody is send for bytes of a body, which are counted.
+func (c *conn) sendBody(p []byte) {
+	c.bodyRound += len(p)
+	c.send(p)
+}
+
+// countBody counts the body bytes of the round by whether the socket has taken them. It is called after flush.
+func (c *conn) countBody(direction int) {
+	if c.bodyRound == 0 {
+		return
+	}
+	waiting := min(c.bodyRound, c.pending())
+	count := &c.loop.stats.body[direction]
+	count[viaBuffered].Add(uint64(waiting))
+	count[viaDirect].Add(uint64(c.bodyRound - waiting))
+	c.bodyRound = 0
 }
 
 func (c *conn) rawSend(p []byte) {
@@ -322,6 +385,7 @@ func (c *conn) wrote(n, of int, err error) int {
 		c.writable = false
 	}
 	c.sent += uint64(n)
+	c.activeAt = c.loop.now
 	return n
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"icapgate/configs"
+	"icapgate/gateway/admin"
 )
 
 // Options is what a Gateway needs beside its configuration.
@@ -38,7 +39,8 @@ type Gateway struct {
 	stopOnce sync.Once
 
 	metrics gatewayMetrics
-	servers servers // control plane of the pools
+	servers servers         // control plane of the pools
+	admins  []*admin.Server // the admin and the metrics address
 }
 
 // New builds a gateway from a valid configuration and binds its listeners; nothing is accepted before Start.
@@ -81,10 +83,13 @@ func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 	return g, errors.Join(faults...)
 }
 
-// Start begins to check servers and to accept clients.
+// Start opens the admin endpoints, begins to check servers and to accept clients. After an error, Close.
 func (g *Gateway) Start() error {
 	for _, l := range g.loops {
 		go l.run()
+	}
+	if err := g.openAdmin(); err != nil {
+		return err
 	}
 	g.servers.start(g.table.Load())
 	for _, ls := range g.listeners {
@@ -103,8 +108,8 @@ func (g *Gateway) Addresses() []string {
 	return out
 }
 
-// Ready says in words what is listened on.
-func (g *Gateway) Ready() string {
+// Listening says in words what is listened on.
+func (g *Gateway) Listening() string {
 	var out []string
 	for i, a := range g.Addresses() {
 		out = append(out, g.listeners[i].cfg.Name+"="+a)
@@ -162,6 +167,9 @@ func (g *Gateway) stopAccepting() {
 // Close ends everything at once and waits for the goroutines.
 func (g *Gateway) Close() {
 	g.stopAccepting()
+	for _, a := range g.admins {
+		_ = a.Close()
+	}
 	g.servers.stop()
 	for _, l := range g.loops {
 		l.stop()

@@ -46,8 +46,7 @@ type serverConn struct {
 	start    int // as in session
 	end      int
 
-	began    int64 // when the attempt began
-	activeAt int64 // last byte from or to the server
+	began int64 // when the attempt began
 }
 
 // State implements pool.Conn.
@@ -68,7 +67,7 @@ func (c *serverConn) begin() {
 	c.starved, c.end = false, 0
 	c.head.Reset()
 	c.pool = c.tx.pool
-	c.began, c.activeAt = c.loop.now, c.loop.now
+	c.began = c.loop.now
 	c.reused = c.use.Requests > 0
 	c.use.Requests++
 	c.server.Begin()
@@ -97,7 +96,7 @@ func (c *serverConn) connect() {
 
 // onConnected starts the waiting attempt, or parks the connection when that is gone.
 func (c *serverConn) onConnected() {
-	c.state, c.activeAt = serverBusy, c.loop.now
+	c.state = serverBusy
 	if t := c.tx; t != nil {
 		t.connectTime += c.loop.now - c.began
 		t.onConnected()
@@ -116,7 +115,6 @@ func (c *serverConn) onWritable() {
 		}
 		c.onConnected()
 	case serverBusy:
-		c.activeAt = c.loop.now
 		if c.pending() < lowWater {
 			c.loop.runLater(&c.tx.s.conn)
 		}
@@ -124,15 +122,21 @@ func (c *serverConn) onWritable() {
 	}
 }
 
-func (c *serverConn) onReadable() {
-	if c.state != serverConnecting {
+// onError finds out how a connect has ended, and otherwise reads what came before the error: the answer may be there.
+func (c *serverConn) onError() {
+	c.flush()
+	c.onWritable()
+	if !c.closed {
 		c.run()
 	}
 }
 
 // run takes what the server has sent, as far as the client takes it.
 func (c *serverConn) run() {
-	if c.state == serverReady {
+	switch c.state {
+	case serverConnecting:
+		return
+	case serverReady:
 		c.onIdleBytes()
 		return
 	}
@@ -165,7 +169,6 @@ func (c *serverConn) take() (n int, ok bool) {
 		return 0, false
 	}
 	c.starved, c.begun = false, true
-	c.activeAt = c.loop.now
 	k := c.consume(p)
 	c.keep(p, k)
 	return max(k, 1), true
@@ -381,11 +384,9 @@ func (c *serverConn) usable(l *pool.IdleLimits, now int64) bool {
 func (c *serverConn) park() {
 	l := c.loop
 	c.state = serverReady
-	if c.readable || c.stream != nil { // bytes that are here already raise no further event
-		if n, err := c.read(l.scratch); n > 0 || err != errDry {
-			c.shut(reasonUnexpected)
-			return
-		}
+	if n, err := c.read(l.scratch); n > 0 || err != errDry { // bytes that are here already raise no further event
+		c.shut(reasonUnexpected)
+		return
 	}
 	if !c.queued { // while it is on the ready list it can't leave the loop
 		if w := c.server.Queue.Next(c.server); w != nil {
@@ -464,8 +465,9 @@ func (c *serverConn) endRound() {
 	if c.pending() > 0 {
 		c.flush()
 	}
+	c.countBody(towardsServer)
 	if c.writeErr != nil { // the answer may have come before: look for it first
-		c.readable = true
+		c.readable, c.dry = true, false
 		c.loop.runLater(&c.conn)
 	}
 	c.setTimer()
@@ -475,32 +477,29 @@ func (c *serverConn) endRound() {
 // not sent the whole request to, is not late with its answer.
 func (c *serverConn) setTimer() {
 	cfg := &c.pool.table.cfg
-	var at int64
 	switch {
 	case c.state == serverConnecting:
-		at = c.began + int64(cfg.Timeouts.Connect)
+		c.waitUntil(waitConnect, c.began+int64(cfg.Timeouts.Connect))
 	case c.state == serverReady:
-		if cfg.Idle.Timeout > 0 {
-			at = c.use.LastUse + int64(cfg.Idle.Timeout)
-		}
+		c.wait(waitUse, cfg.Idle.Timeout)
 	case c.pending() > 0:
-		at = c.activeAt + int64(cfg.Timeouts.Send)
+		c.wait(waitTaken, cfg.Timeouts.Send)
 	case !c.finished && (c.tx.requestDone || c.tx.s.request == requestHeld) && c.tx.s.pending() < highWater:
-		at = c.activeAt + int64(cfg.Timeouts.Response)
+		c.wait(waitAnswer, cfg.Timeouts.Response)
+	default:
+		c.wait(waitNone, 0)
 	}
-	c.loop.wheel.set(&c.timer, at)
 }
 
-func (c *serverConn) onTimer(now int64) {
-	switch {
-	case c.closed:
-	case c.state == serverConnecting:
+func (c *serverConn) onTimer(int64) {
+	switch c.waits {
+	case waitConnect:
 		c.fail(failConnect, reasonConnectTimeout)
-	case c.state == serverReady:
+	case waitUse:
 		c.leaveShard(reasonIdle)
-	case c.pending() > 0:
+	case waitTaken:
 		c.fail(failTimeout, reasonSendTimeout)
-	default:
+	case waitAnswer:
 		c.fail(failTimeout, reasonResponseTimeout)
 	}
 }

@@ -163,7 +163,7 @@ func (m *servers) check(p *poolTable, list []*pool.Server) {
 			Address: s.Name, Authority: s.Authority, Paths: p.paths, OtherPaths: p.otherPaths, TLS: p.tls,
 			Interval: time.Duration(p.cfg.Health.Interval), Timeout: time.Duration(p.cfg.Health.Timeout),
 			Rise: p.cfg.Health.Rise, Fall: p.cfg.Health.Fall, Group: group, Status: s.Health, Stats: &m.gw.metrics.checks,
-			OnOptions: m.onOptions(s), Logger: m.gw.log.With("pool", p.name, "server", s.Name),
+			OnOptions: m.onOptions(s), Logger: m.gw.log.With("pool", p.name),
 		})
 		s.SetExpedite(c.Expedite)
 		m.group.Go(func() { c.Run(ctx) })

@@ -45,7 +45,6 @@ type session struct {
 	ending   bool        // no further request: close when all is flushed
 	endCause closeReason // of ending
 	linger   int         // > 0: our direction is closed; so many bytes more are dropped
-	activeAt int64       // last byte from or to the client
 	headAt   int64       // when the first byte of the current head came, 0: none yet
 }
 
@@ -66,17 +65,13 @@ func (l *loop) newSession(ls *listener, fd int, client netip.AddrPort, tls *tlsS
 		return
 	}
 	l.sessions[s] = struct{}{}
-	s.activeAt = l.now
 	l.guard(&s.conn, s.run) // records that came with the handshake raise no event
 }
-
-func (s *session) onReadable() { s.run() }
 
 func (s *session) onWritable() {
 	if s.checkWrite() {
 		return
 	}
-	s.activeAt = s.loop.now
 	if c := s.tx.srv; c != nil && s.pending() < lowWater {
 		s.loop.runLater(&c.conn)
 	}
@@ -133,7 +128,6 @@ func (s *session) take() (n int, ok bool) {
 		return 0, false
 	}
 	s.starved = false
-	s.activeAt = s.loop.now
 	k := s.consume(p)
 	s.keep(p, k)
 	return max(k, 1), true
@@ -276,7 +270,7 @@ func (s *session) endSession(r closeReason) {
 func (s *session) beginLinger() {
 	s.linger = lingerBytes
 	s.closeWrite()
-	s.loop.wheel.set(&s.timer, s.loop.now+int64(lingerTime))
+	s.waitUntil(waitLinger, s.loop.now+int64(lingerTime))
 	if s.pending() == 0 {
 		s.loop.runLater(&s.conn)
 	}
@@ -304,11 +298,11 @@ func (s *session) endRound() {
 	}
 	if s.pending() > 0 {
 		s.flush()
-		if s.checkWrite() {
-			return
-		}
 	}
-	s.setTimer()
+	s.countBody(towardsClient)
+	if !s.checkWrite() {
+		s.setTimer()
+	}
 }
 
 // checkWrite notices a failed write: the client is gone.
@@ -322,39 +316,37 @@ func (s *session) checkWrite() bool {
 
 // setTimer sets the deadline of what the session is waiting for now. A client that the gateway keeps waiting is never late.
 func (s *session) setTimer() {
-	if s.linger > 0 {
-		return
-	}
 	t := &s.listener.cfg.Timeouts
-	var at int64
 	switch {
-	case s.pending() > 0: // it does not take its answer
-		at = s.activeAt + int64(t.Body)
+	case s.linger > 0: // set when it began
+	case s.pending() > 0:
+		s.wait(waitTaken, t.Body)
 	case s.ending:
+		s.wait(waitNone, 0)
 	case s.request == requestHead && s.headAt > 0:
-		at = s.headAt + int64(t.Head)
+		s.waitUntil(waitHead, s.headAt+int64(t.Head))
 	case s.request == requestHead:
-		at = s.activeAt + int64(t.Idle)
+		s.wait(waitRequest, t.Idle)
 	case s.request == requestBody && s.tx.takesBody():
-		at = s.activeAt + int64(t.Body)
+		s.wait(waitBody, t.Body)
+	default:
+		s.wait(waitNone, 0)
 	}
-	s.loop.wheel.set(&s.timer, at)
 }
 
 // onTimer is called when the deadline has passed.
-func (s *session) onTimer(now int64) {
-	switch {
-	case s.closed:
-	case s.linger > 0:
+func (s *session) onTimer(int64) {
+	switch s.waits {
+	case waitLinger:
 		s.finishClose(s.endCause)
-	case s.pending() > 0:
+	case waitTaken:
 		s.gone(reasonWriteTimeout)
-	case s.request == requestHead && s.headAt > 0:
+	case waitHead:
 		s.fail(408, rejectTimeout, reasonHeadTimeout)
-	case s.request == requestHead:
-		s.endSession(reasonIdle) // a plain FIN: a 408 on an idle connection could be taken for the answer to the next request
-	default:
+	case waitBody:
 		s.fail(408, rejectTimeout, reasonBodyTimeout)
+	case waitRequest:
+		s.endSession(reasonIdle) // a plain FIN: a 408 on an idle connection could be taken for the answer to the next request
 	}
 }
 
@@ -368,12 +360,24 @@ func (s *session) next(close bool) {
 		return
 	}
 	s.request = requestHead
-	s.activeAt = s.loop.now
-	s.loop.runLater(&s.conn)
+	if s.in != nil || !s.dry {
+		s.loop.runLater(&s.conn)
+	}
 }
 
-// abort is called when the socket is broken or the loop ends.
-func (s *session) abort(r closeReason) { s.gone(r) }
+// onError reads what came before the error, and then lets go of the client.
+func (s *session) onError() {
+	s.run()
+	if !s.closed {
+		s.gone(reasonReset)
+	}
+}
+
+// abort closes the session, whatever it is doing.
+func (s *session) abort(r closeReason) {
+	s.tx.cancel(r)
+	s.finishClose(r)
+}
 
 // gone closes the socket. A request that has been received whole and is with a server is brought to its end all the same: some
 // clients ignore answers, and a dropped request would be a lost incident.
@@ -381,7 +385,7 @@ func (s *session) gone(r closeReason) {
 	if s.closed {
 		return
 	}
-	if t := &s.tx; t.active && !(t.requestDone && t.srv != nil && r != reasonShutdown && r != reasonPanic) {
+	if t := &s.tx; t.active && !(t.requestDone && t.srv != nil) {
 		t.cancel(reasonClientAborted)
 	}
 	s.finishClose(r)

@@ -160,13 +160,14 @@ func (t *transaction) forward(p []byte) {
 		previewing := t.preview >= 0 && !t.continued
 		if previewing || !t.streaming() || len(t.held.B)-t.payload+len(p) <= t.pool.replayBuffer {
 			t.held.B = append(t.held.B, p...)
+			t.s.loop.stats.body[towardsServer][viaBuffered].Add(uint64(len(p)))
 			return
 		}
 		t.pump()
 		t.dropHeld()
 	}
 	if t.srv != nil {
-		t.srv.send(p)
+		t.srv.sendBody(p)
 	}
 }
 
@@ -237,7 +238,6 @@ func (t *transaction) sendContinue() {
 	s.flush()
 	s.body.Reset(icap.BodyConfig{Preview: -1, MaxChunk: int64(t.pool.table.cfg.MaxChunk)})
 	s.request = requestBody
-	s.activeAt = s.loop.now
 	s.loop.runLater(&s.conn)
 }
 
@@ -330,7 +330,7 @@ func startsRequest(p []byte) bool {
 // relay takes decoded bytes of the response's body, in canonical framing, for the client.
 func (t *transaction) relay(p []byte) {
 	if !t.dropBody {
-		t.s.send(p)
+		t.s.sendBody(p)
 	}
 }
 

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"icapgate/configs"
+	"icapgate/gateway"
+)
+
+// runCommand runs the gateway until a signal ends it.
+type runCommand struct {
+	Config string `short:"c" xor:"what" placeholder:"FILE" help:"Configuration to run."`
+	Demo   bool   `xor:"what" help:"Run without a configuration, on loopback, with two fake DLP servers inside."`
+}
+
+// Help is shown by icapgate run --help.
+func (runCommand) Help() string {
+	return `Prints "icapgate ready" and the listeners on stdout once every listener accepts. Logs go to stderr.
+
+Examples:
+
+    icapgate run --demo
+    icapgate run --config /etc/icapgate/icapgate.yaml
+
+Signals:
+
+    TERM, INT    drain: accept no client, end the running requests within drain_timeout, exit 0; a second one ends at once
+    HUP          reload; not there yet: restart for a changed configuration
+    USR1         reopen log files; not there yet
+
+Exit codes:
+
+    0    ended by a signal, after draining
+    1    failed: a fault in the configuration, an address that cannot be listened on, or ended by a second signal
+    2    the command line is wrong`
+}
+
+// Run is called by kong.
+func (c *runCommand) Run(s streams) error {
+	switch {
+	case c.Demo:
+		d, err := newDemo(demoAddresses)
+		if err != nil {
+			return err
+		}
+		defer d.close()
+		return d.run(s)
+	case c.Config == "":
+		return usageError{errors.New("nothing to run: icapgate run --config FILE runs the gateway with your configuration, " +
+			"icapgate run --demo a demo on loopback that needs none")}
+	}
+	cfg, warnings, err := load(c.Config)
+	if err != nil {
+		fmt.Fprintln(s.err, err)
+		return errReported
+	}
+	log := newLogger(cfg.Log, s.err)
+	for _, w := range warnings {
+		log.Warn("configuration", "file", w.File, "line", w.Line, "key", w.Key, "text", w.Text)
+	}
+	g, err := gateway.New(cfg, gateway.Options{Logger: log, Version: version()})
+	if err != nil {
+		return err
+	}
+	return serve(g, log, s.out, nil)
+}
+
+// newLogger is the program's own log.
+func newLogger(c configs.Log, to io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		panic("BUG: a level that validation let pass: " + c.Level)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(to, options))
+	}
+	return slog.New(slog.NewJSONHandler(to, options))
+}
+
+// serve runs a gateway from start to drain. whenReady, if any, is called in between; its context ends with the first signal.
+func serve(g *gateway.Gateway, log *slog.Logger, out io.Writer, whenReady func(context.Context) error) error {
+	defer g.Close()
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1) // before there is something to drain
+	signal.Ignore(syscall.SIGPIPE)                                                           // the reader of stdout may go, the gateway stays
+	slog.SetDefault(log)                                                                     // libraries log there too
+	if err := g.Start(); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "icapgate ready", g.Listening())
+
+	ended, end := context.WithCancel(context.Background())
+	defer end()
+	go obey(signals, log, end)
+	if whenReady != nil {
+		if err := whenReady(ended); err != nil && ended.Err() == nil {
+			return err
+		}
+	}
+	<-ended.Done()
+	log.Info("draining")
+	g.Drain(context.Background())
+	log.Info("ended")
+	return nil
+}
+
+// obey calls end at the first signal to end, and ends the process itself at the second.
+func obey(signals <-chan os.Signal, log *slog.Logger, end func()) {
+	ending := false
+	for s := range signals {
+		switch {
+		case s == syscall.SIGHUP:
+			log.Warn("reload is not there yet: restart for a changed configuration")
+		case s == syscall.SIGUSR1:
+			log.Warn("reopening log files is not there yet")
+		case ending:
+			log.Warn("second signal: ending without draining", "signal", s.String())
+			os.Exit(exitFailure)
+		default:
+			log.Info("signal", "signal", s.String())
+			ending = true
+			end()
+		}
+	}
+}

@@ -1,0 +1,149 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"icapgate/gateway/admin"
+	"icapgate/health"
+	"icapgate/pool"
+)
+
+// This file is the gateway as operators see it: admin.Gateway.
+
+var _ admin.Gateway = (*Gateway)(nil)
+
+const maxWeight = 256 // as in the configuration
+
+// openAdmin serves the admin and the metrics address.
+func (g *Gateway) openAdmin() error {
+	for _, a := range []struct {
+		address  string
+		readOnly bool
+	}{{g.cfg.Admin.Address, false}, {g.cfg.Metrics.Address, true}} {
+		if a.address == "" || a.address == "off" {
+			continue
+		}
+		s, err := admin.Listen(a.address, g, a.readOnly, g.log)
+		if err != nil {
+			return err
+		}
+		g.admins = append(g.admins, s)
+	}
+	return nil
+}
+
+// Status is everything known of the running gateway.
+func (g *Gateway) Status() admin.Status {
+	st := admin.Status{Version: g.version, UptimeSeconds: time.Since(g.started).Seconds(), Draining: g.draining.Load()}
+	for i, ls := range g.listeners {
+		st.Listeners = append(st.Listeners, admin.ListenerStatus{
+			Name: ls.cfg.Name, Address: g.Addresses()[i], Sessions: int(ls.sessions.Load()),
+		})
+	}
+	for _, p := range g.table.Load().pools {
+		ps := admin.PoolStatus{Name: p.name, Queue: p.queue.Depth()}
+		for _, s := range p.servers {
+			ps.Servers = append(ps.Servers, serverStatus(p, s))
+		}
+		st.Pools = append(st.Pools, ps)
+	}
+	return st
+}
+
+func serverStatus(p *poolTable, s *pool.Server) admin.ServerStatus {
+	st := admin.ServerStatus{
+		Address: s.Name, Health: s.Health.State().String(), Admin: s.Health.Admin().String(), Weight: s.Weight(),
+		InFlight: s.InFlight(), Connections: s.Connections(), Idle: s.Idle(), Cap: s.Cap(), Requests: s.Requests(),
+		Since: s.Health.Since(), CheckSeconds: s.Health.LastDuration().Seconds(), LastError: s.Health.LastError(),
+	}
+	for i, missing := range s.Health.Missing() {
+		if missing && i < len(p.paths) {
+			st.MissingPaths = append(st.MissingPaths, p.paths[i])
+		}
+	}
+	return st
+}
+
+// Ready says why the gateway does not take requests, nil if it does: it accepts, it is not draining, and every server has been checked
+// once. With a pool name, that pool has to have a usable server, too.
+func (g *Gateway) Ready(name string) error {
+	if g.draining.Load() {
+		return errors.New("draining")
+	}
+	found := false
+	for _, p := range g.table.Load().pools {
+		usable := 0
+		for _, s := range p.servers {
+			if s.Health.Usable(-1) {
+				usable++
+			} else if !s.Health.Checked() && s.Health.Admin() == health.Ready {
+				return fmt.Errorf("server %s of pool %s has not been checked yet", s.Name, p.name)
+			}
+		}
+		if p.name == name {
+			found = true
+			if usable == 0 {
+				return fmt.Errorf("pool %s has no usable server", name)
+			}
+		}
+	}
+	if name != "" && !found {
+		return fmt.Errorf("no pool %q: %w", name, admin.ErrNotFound)
+	}
+	return nil
+}
+
+// Reload puts a changed configuration in force.
+func (g *Gateway) Reload() error {
+	return errors.New("reload is not there yet: restart for a changed configuration")
+}
+
+// SetAdmin sets a server's admin state: ready, drain or maintenance.
+func (g *Gateway) SetAdmin(poolName, server, state string) error {
+	a, err := health.ParseAdminState(state)
+	if err != nil {
+		return err
+	}
+	s, err := g.server(poolName, server)
+	if err != nil {
+		return err
+	}
+	s.Health.SetAdmin(a)
+	if a == health.Ready {
+		s.Expedite()
+		s.Queue.Offer(s)
+	}
+	g.log.Info("admin state set", "pool", poolName, "server", server, "state", state)
+	return nil
+}
+
+// SetWeight sets a server's share of new requests, until the next start.
+func (g *Gateway) SetWeight(poolName, server string, weight int) error {
+	if weight < 0 || weight > maxWeight {
+		return fmt.Errorf("weight %d is out of range, allowed: 0 to %d", weight, maxWeight)
+	}
+	s, err := g.server(poolName, server)
+	if err != nil {
+		return err
+	}
+	s.SetWeight(weight)
+	g.log.Info("weight set", "pool", poolName, "server", server, "weight", weight)
+	return nil
+}
+
+func (g *Gateway) server(poolName, name string) (*pool.Server, error) {
+	for _, p := range g.table.Load().pools {
+		if p.name != poolName {
+			continue
+		}
+		for _, s := range p.servers {
+			if s.Name == name {
+				return s, nil
+			}
+		}
+		return nil, fmt.Errorf("pool %s has no server %q: %w", poolName, name, admin.ErrNotFound)
+	}
+	return nil, fmt.Errorf("no pool %q: %w", poolName, admin.ErrNotFound)
+}
