@@ -224,9 +224,9 @@ func canonicalSize(p []byte) (size uint64, n int) {
 	if len(p) == 0 || p[0] == '0' {
 		return 0, 0
 	}
-	for i, c := range p[:min(len(p), maxSizeDigits+1)] {
+	for i, c := range p[:min(len(p), maxSizeDigits+1)] { // a 16th digit is one too many
 		switch digit := hexDigit[c]; {
-		case digit < 16 && i < maxSizeDigits && c >= '0' && (c <= '9' || c >= 'a'):
+		case digit < 16 && (c <= '9' || c >= 'a'):
 			size = size<<4 | uint64(digit)
 		case c == '\r' && i > 0 && i+1 < len(p) && p[i+1] == '\n':
 			return size, i + 2

@@ -267,8 +267,8 @@ func TestNextThenNextData(t *testing.T) {
 			}
 			rest = rest[n:]
 		}
-		if b.End() != EndBody || b.Payload() != 15 {
-			t.Errorf("after %d bytes of Next: end %d, payload %d", first, b.End(), b.Payload())
+		if b.End() != EndBody || b.Payload() != 15 || b.Rest() != 0 {
+			t.Errorf("after %d bytes of Next: end %d, payload %d, rest %d", first, b.End(), b.Payload(), b.Rest())
 		}
 	}
 }

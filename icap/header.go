@@ -206,14 +206,14 @@ func parseFields(fields []Field, block []byte) ([]Field, error) {
 		if isBlank(line[0]) {
 			return fields, badRequest("folded line without a field")
 		}
-		colon := bytes.IndexByte(line, ':')
-		if colon < 0 {
+		colon := tokenLen(line)
+		if colon == len(line) {
 			return fields, badRequest("field without colon")
 		}
-		f := Field{Name: line[:colon]}
-		if !isToken(f.Name) {
+		if colon == 0 || line[colon] != ':' {
 			return fields, badRequest("bad field name")
 		}
+		f := Field{Name: line[:colon]}
 		end := len(line)
 		for len(rest) > 0 && isBlank(rest[0]) {
 			f.folded = true
@@ -373,14 +373,17 @@ func lower(c byte) byte {
 	return c
 }
 
-func isToken(b []byte) bool {
-	for _, c := range b {
+// tokenLen returns the length of the token at the start of b.
+func tokenLen(b []byte) int {
+	for i, c := range b {
 		if !tokenChars[c] {
-			return false
+			return i
 		}
 	}
-	return len(b) > 0
+	return len(b)
 }
+
+func isToken(b []byte) bool { return len(b) > 0 && tokenLen(b) == len(b) }
 
 func isBlank(c byte) bool   { return c == ' ' || c == '\t' }
 func isSpace(c byte) bool   { return isBlank(c) || c == '\r' || c == '\n' }

@@ -34,6 +34,11 @@ func TestParseOptions(t *testing.T) {
 }
 
 func TestStatusText(t *testing.T) {
+	for _, code := range []int{100, 200, 201, 204, 206, 400, 403, 404, 405, 408, 418, 500, 501, 502, 503, 504, 505} {
+		if StatusText(code) == "" {
+			t.Errorf("no text for %d", code)
+		}
+	}
 	for code, want := range map[int]string{100: "Continue", 204: "No modifications needed", 404: "ICAP Service not found", 299: "", 0: ""} {
 		if got := StatusText(code); got != want {
 			t.Errorf("StatusText(%d) = %q, want %q", code, got, want)

@@ -45,6 +45,7 @@ func validRequests() []vector {
 		{"V17 ieof-blank-before", preview(9) + "4¶abcd¶0 ; ieof¶¶", preview(9) + "4¶abcd¶0; ieof¶¶[ieof]"},
 		{"V17 ieof-two-blanks", preview(9) + "4¶abcd¶0;  ieof¶¶", preview(9) + "4¶abcd¶0; ieof¶¶[ieof]"},
 		{"V17 ieof-among-others", preview(9) + "4¶abcd¶00;a=\"ieof\"; IEOF ;b=1¶X-T: 1¶¶", preview(9) + "4¶abcd¶0; ieof¶¶[ieof]"},
+		{"V17 ieof-on-data", preview(9) + "4; ieof¶abcd¶0¶¶0¶¶", preview(9) + "4¶abcd¶0¶¶[preview]0¶¶[body]"},
 		{"V18 ieof-outside-preview", RL + "Encapsulated: req-body=0¶¶5¶hello¶0; ieof¶¶" + v04,
 			RL + "Encapsulated: req-body=0¶¶" + chunks + "[body]" + v04},
 		{"V19 chunk-ext", RL + "Encapsulated: req-body=0¶¶5;a=b;c=\"d\"¶hello¶0¶¶", RL + "Encapsulated: req-body=0¶¶" + chunks + "[body]"},
@@ -64,6 +65,7 @@ func validRequests() []vector {
 		{"V31 allow-trailers", RL + "Allow: 204, 206, trailers¶Encapsulated: null-body=0¶¶", RL + "Allow: 204, 206¶Encapsulated: null-body=0¶¶"},
 		{"V31 allow-lists", RL + "allow: x,206¶X: 1¶Allow:Trailers,204¶Encapsulated: null-body=0¶¶",
 			RL + "allow: 204, 206¶X: 1¶Encapsulated: null-body=0¶¶"},
+		{"V31 allow-206", RL + "Allow: 206¶Encapsulated: null-body=0¶¶", RL + "Allow: 206¶Encapsulated: null-body=0¶¶"},
 		{"V31 allow-none", RL + "Allow: trailers¶Encapsulated: null-body=0¶¶", RL + "Encapsulated: null-body=0¶¶"},
 		{"V32 proxy-auth", RL + "Proxy-Authorization: Basic x¶Proxy-Authenticate: y¶Proxy-Connection: a¶TE: b¶Trailer: c¶Keep-Alive: d¶" +
 			"Connection: foo, Keep-Alive¶foo: e¶Foo: f¶Encapsulated: null-body=0¶¶",
@@ -298,7 +300,7 @@ func TestLenientLF(t *testing.T) {
 
 func TestRequestFields(t *testing.T) {
 	head := toWire.Replace("RESPMOD icaps://user:secret@GW:11344/a%20b?q=1 ICAP/1.0¶HOST:  gw:1 ¶Preview: 10¶Allow: 204¶" +
-		"X-A: 1¶x-a: 2¶Connection: Close¶Encapsulated: res-hdr=0, res-body=19¶¶")
+		"X-A: 1¶ ¶x-a: 2¶Connection: Close¶Encapsulated: res-hdr=0, res-body=19¶¶")
 	var r Request
 	if err := r.Parse([]byte(head)); err != nil {
 		t.Fatal(err)
@@ -321,10 +323,10 @@ func TestRequestFields(t *testing.T) {
 
 // A head that no scanner has seen may be anything, but Parse must not be fooled into accepting half of it.
 func TestParseUnscannedHead(t *testing.T) {
-	for _, head := range []string{"", "\r\n", "OPTIONS icap://gw ICAP/1.0", "OPTIONS icap://gw ICAP/1.0\r\n", "OPTIONS icap://gw ICAP/1.0\r\nX: 1\r\n", "OPTIONS icap://gw ICAP/1.0\r\nX: 1\r\n fold"} {
+	for _, head := range []string{"", "OPTIONS icap://gw ICAP/1.0", "OPTIONS icap://gw ICAP/1.0\r\n", "OPTIONS icap://gw ICAP/1.0\r\nX: 1\r\n", "OPTIONS icap://gw ICAP/1.0\r\nX: 1\r\n fold"} {
 		var r Request
-		if err := r.Parse([]byte(head)); err == nil {
-			t.Errorf("%q accepted", head)
+		if err := r.Parse([]byte(head)); err == nil || err.Error() != "icap: head without an empty line" {
+			t.Errorf("%q: %v", head, err)
 		}
 	}
 }

@@ -15,6 +15,7 @@ func responses() []vector {
 		OK     = "ICAP/1.0 200 OK¶"
 		chunks = "5¶hello¶0¶¶"
 	)
+	large := "X: " + strings.Repeat("x", 10<<10) + "¶¶"
 	list := func(l string) string { return OK + "Encapsulated: " + l + "¶¶" }
 	return []vector{
 		{"R01 200-echo", list("req-hdr=0, req-body=28") + P + chunks, list("req-hdr=0, req-body=28") + P + chunks + "[body]"},
@@ -32,6 +33,8 @@ func responses() []vector {
 		{"R14 only-trailers-allowed", OK + "Allow: trailers¶Encapsulated: res-body=0¶¶" + chunks + OK + "¶", OK + "Encapsulated: res-body=0¶¶" + chunks + "[body]" + OK + "¶"},
 		{"R14 empty-icap-trailer", OK + "Allow: Trailers¶Trailer: X-T¶Encapsulated: res-body=0¶¶" + chunks + "¶" + OK + "¶",
 			OK + "Encapsulated: res-body=0¶¶" + chunks + "[body]" + OK + "¶"},
+		{"R14 two-large-trailers", OK + "Allow: trailers¶Trailer: X-T¶Encapsulated: res-body=0¶¶0¶" + large + large + OK + "¶",
+			OK + "Encapsulated: res-body=0¶¶0¶¶[body]" + OK + "¶"},
 		{"R14 bad-icap-trailer", OK + "Allow: trailers¶Trailer: X-T¶Encapsulated: res-body=0¶¶" + chunks + OK + "¶",
 			OK + "Encapsulated: res-body=0¶¶" + chunks + "[502 trailer line without colon]"},
 		{"R15 undeclared-trailer", list("res-body=0") + chunks + "X-T: 1¶¶", list("res-body=0") + chunks + "[body][502 status line is not ICAP/1.x NNN]"},
@@ -43,6 +46,7 @@ func responses() []vector {
 		{"R16 206-quoted", list("res-body=0") + "0; use-original-body=\"5\"¶¶", list("res-body=0") + "[502 bad use-original-body]"},
 		{"R16 206-overflow", list("res-body=0") + "0; use-original-body=1234567890123456789¶¶", list("res-body=0") + "[502 bad use-original-body]"},
 		{"R16 206-twice", list("res-body=0") + "0; use-original-body=5; use-original-body=6¶¶", list("res-body=0") + "[502 bad use-original-body]"},
+		{"R16 206-on-data", list("res-body=0") + "5; use-original-body=5¶hello¶0¶¶", list("res-body=0") + chunks + "[body]"},
 		{"R16 ieof-in-response", list("res-body=0") + "0; ieof¶¶", list("res-body=0") + "0¶¶[body]"},
 		{"R17 no-encapsulated-200", OK + "¶", OK + "¶"},
 		{"R18 nullbody-zero-200", list("req-hdr=0, null-body=0"), list("null-body=0")},
@@ -81,6 +85,7 @@ func responses() []vector {
 		{"R28 fold-bare-lf", "ICAP/1.0 200 OK\nX-V: 1\n\tf \n\tT\n\n", OK + "X-V: 1¶\tf ¶\tT¶¶"},
 		{"R28 fold-encapsulated", OK + "Encapsulated: res-hdr=0,¶ res-body=19¶¶", "[502 fold in Encapsulated]"},
 		{"R28 fold-allow", OK + "Allow: 204,¶\ttrailers,¶ 206¶¶", OK + "Allow: 204, 206¶¶"},
+		{"R28 fold-inside-allow-member", OK + "Allow: 204, a¶ b¶¶", OK + "Allow: 204¶¶"},
 		{"R31 close", OK + "Connection: close, X-Hop¶X-Hop: 1¶Keep-Alive: 1¶¶", OK + "[close]¶"},
 		{"R31 no-meaning", OK + "Transfer-Encoding: chunked¶Content-Length: 5¶Upgrade: x¶TE: y¶Proxy-Connection: z¶Trailer: T¶Host: h¶Preview: 5¶¶", OK + "Host: h¶Preview: 5¶¶"},
 		{"R33 bare-lf-head", strings.ReplaceAll(list("res-hdr=0, res-body=19"), "¶", "\n") + S + chunks, list("res-hdr=0, res-body=19") + S + chunks + "[body]"},
