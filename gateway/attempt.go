@@ -64,7 +64,7 @@ func (t *transaction) next() {
 		case allTried:
 			t.tried = bitset{} // better the same server again than none
 			continue
-		case allBusy:
+		case allBusy, noneYet:
 			t.enqueue()
 		case allFull:
 			t.reply(503, rejectFull, 1)
@@ -216,6 +216,8 @@ func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bo
 		t.s.gone(reasonTruncated)
 	case t.retryable(f, reused, begun):
 		t.retry(f, server)
+	case f == failConnect:
+		t.reply(503, rejectNoServer, 1)
 	default:
 		t.reply(502, rejectServerFailed, 0)
 	}
@@ -285,7 +287,7 @@ func (t *transaction) enqueue() {
 	l := t.s.loop
 	p := t.pool.table
 	path := t.route.checkPath
-	if p.cfg.Queue.Max == 0 || !p.queue.Push(&t.waiter, func(s *pool.Server) bool { return p.has(s) && s.Health.Usable(path) }) {
+	if p.cfg.Queue.Max == 0 || !p.queue.Push(&t.waiter, func(s *pool.Server) bool { return p.has(s) && s.Weight() > 0 && s.Health.Usable(path) }) {
 		t.reply(503, rejectFull, 1)
 		return
 	}

@@ -113,7 +113,6 @@ func (g *Gateway) SetAdmin(poolName, server, state string) error {
 	s.Health.SetAdmin(a)
 	if a == health.Ready {
 		s.Expedite()
-		s.Queue.Offer(s)
 	}
 	g.log.Info("admin state set", "pool", poolName, "server", server, "state", state)
 	return nil
@@ -129,6 +128,7 @@ func (g *Gateway) SetWeight(poolName, server string, weight int) error {
 		return err
 	}
 	s.SetWeight(weight)
+	s.Queue.Offer(s) // it may have had none
 	g.log.Info("weight set", "pool", poolName, "server", server, "weight", weight)
 	return nil
 }

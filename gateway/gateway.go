@@ -38,6 +38,10 @@ type Gateway struct {
 	stopping chan struct{} // closed by Drain or Close: no further accepts
 	stopOnce sync.Once
 
+	dialing     context.Context // of the goroutines that connect with TLS
+	stopDialing context.CancelFunc
+	dials       sync.WaitGroup
+
 	metrics gatewayMetrics
 	servers servers         // control plane of the pools
 	admins  []*admin.Server // the admin and the metrics address
@@ -52,6 +56,7 @@ func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 	if g.log == nil {
 		g.log = slog.Default()
 	}
+	g.dialing, g.stopDialing = context.WithCancel(context.Background())
 	g.registerMetrics()
 	defer func() {
 		if err != nil {
@@ -127,10 +132,10 @@ func (g *Gateway) Drain(ctx context.Context) {
 	for _, l := range g.loops {
 		l.post(l.drain)
 	}
-	for g.Sessions() > 0 {
+	for g.Sessions()+g.inFlight() > 0 {
 		select {
 		case <-ctx.Done():
-			g.log.Warn("drain ended with sessions left", "sessions", g.Sessions())
+			g.log.Warn("drain ended with work left", "sessions", g.Sessions(), "in_flight", g.inFlight())
 			return
 		case <-time.After(10 * time.Millisecond):
 		}
@@ -155,6 +160,17 @@ func (g *Gateway) Sessions() int {
 	return n
 }
 
+// inFlight is the number of attempts: clients that went away after their request may have some.
+func (g *Gateway) inFlight() int {
+	n := 0
+	for _, p := range g.table.Load().pools {
+		for _, s := range p.servers {
+			n += s.InFlight()
+		}
+	}
+	return n
+}
+
 func (g *Gateway) stopAccepting() {
 	g.stopOnce.Do(func() {
 		close(g.stopping)
@@ -171,6 +187,14 @@ func (g *Gateway) Close() {
 		_ = a.Close()
 	}
 	g.servers.stop()
+	g.stopDialing()
+	g.dials.Wait()
+	var aborted sync.WaitGroup
+	for _, l := range g.loops {
+		aborted.Add(1)
+		l.post(func() { l.abortAll(); aborted.Done() })
+	}
+	aborted.Wait()
 	for _, l := range g.loops {
 		l.stop()
 	}
@@ -185,5 +209,6 @@ func (g *Gateway) release() {
 	for _, l := range g.loops {
 		l.closeFDs()
 	}
+	g.stopDialing()
 	g.servers.stop()
 }

@@ -42,12 +42,13 @@ type loop struct {
 	now      int64 // loop time at which the event being handled came
 	conns    map[int]*conn
 	wheel    wheel
-	timerSet int64   // what timerFD is armed for, 0: not
-	ready    []*conn // connections with work to go on with
-	running  []*conn // the other half of ready, while it is being run
-	closing  []int   // fds that left the table and are closed after the batch
-	woken    bool    // wakeFD has been written and not yet read
-	scratch  []byte  // what was just read; valid until the next read
+	timerSet int64                      // what timerFD is armed for, 0: not
+	ready    []*conn                    // connections with work to go on with
+	running  []*conn                    // the other half of ready, while it is being run
+	closing  []int                      // fds that left the table and are closed after the batch
+	parked   []*pool.Shard[*serverConn] // got an idle connection while somebody waits for one
+	woken    bool                       // wakeFD has been written and not yet read
+	scratch  []byte                     // what was just read; valid until the next read
 	req      icap.Request
 	resp     icap.Response
 	pools    map[*poolTable]*loopPool
@@ -111,17 +112,16 @@ func (l *loop) post(f func()) {
 	}, nil)
 }
 
-// stop ends run after closing everything that the loop still owns, and waits for it.
+// abortAll closes everything that the loop owns.
+func (l *loop) abortAll() {
+	for _, c := range l.conns {
+		l.guard(c, func() { c.owner.abort(reasonShutdown) })
+	}
+}
+
+// stop ends run and waits for it. abortAll has been run on every loop before: loops may still have had something for each other.
 func (l *loop) stop() {
-	l.poller.post(func(any) error {
-		for _, c := range l.conns {
-			l.guard(c, func() { c.owner.abort(reasonShutdown) })
-		}
-		for _, c := range l.conns {
-			c.close()
-		}
-		return errStop
-	}, nil)
+	l.poller.post(func(any) error { return errStop }, nil)
 	<-l.done
 	l.closeFDs()
 }
@@ -207,6 +207,11 @@ func (l *loop) endRound() {
 		}
 		l.running = l.running[:0]
 	}
+	for i, h := range l.parked {
+		l.parked[i] = nil
+		l.handOver(h)
+	}
+	l.parked = l.parked[:0]
 	if (len(l.ready) > 0 || len(l.closing) > 0) && !l.woken {
 		l.woken = true
 		var one [8]byte

@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"time"
+
 	"icapgate/balancer"
+	"icapgate/health"
 	"icapgate/icap"
 	"icapgate/pool"
-	"time"
 )
 
 // loopPool is one loop's side of a pool: its idle connections and its places in the balancing. Owned by the loop; made
@@ -78,16 +80,23 @@ const (
 	allTried                // every usable server has failed for this request already
 	allBusy                 // every usable server has as many connections as it allows
 	allFull                 // every usable server has said 503 a moment ago
+	noneYet                 // no server is usable, but some have not been checked yet
 	noneUsable
 )
 
 // pick chooses a server for the next attempt among those that are usable, not full, and have a connection to give.
 func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
-	var usable, tried, full, busy int
+	var usable, unknown, tried, full, busy int
 	for i, s := range p.table.servers {
 		g := &p.targets[i]
 		g.Weight, g.InFlight, g.Usable = int32(s.Weight()), int32(s.InFlight()), false
-		if g.Weight == 0 || !s.Health.Usable(t.route.checkPath) {
+		if g.Weight == 0 {
+			continue
+		}
+		if !s.Health.Usable(t.route.checkPath) {
+			if s.Health.State() == health.Checking && s.Health.Admin() == health.Ready {
+				unknown++
+			}
 			continue
 		}
 		usable++
@@ -103,6 +112,8 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 		}
 	}
 	switch {
+	case usable == 0 && unknown > 0:
+		return -1, noneYet
 	case usable == 0:
 		return -1, noneUsable
 	case usable > tried+full+busy:
@@ -160,15 +171,7 @@ func (p *poolTable) has(s *pool.Server) bool {
 
 // reclaim gives idle connections of this loop to waiters of other loops.
 func (l *loop) reclaim(s *pool.Server) {
-	h := l.shards[s]
-	if h == nil {
-		return
-	}
-	for h.Len() > 0 && s.Queue.Depth() > 0 {
-		c, _ := h.Get()
-		c.park() // hands it to the first waiter
-		if !c.closed && c.loop != nil {
-			return // no waiter wanted it
-		}
+	if h := l.shards[s]; h != nil {
+		l.handOver(h)
 	}
 }

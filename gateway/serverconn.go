@@ -55,8 +55,8 @@ func (c *serverConn) State() *pool.ConnState { return &c.use }
 func (l *loop) newServerConn(p *loopPool, shard *pool.Shard[*serverConn]) *serverConn {
 	c := &serverConn{server: shard.Server, pool: p, shard: shard}
 	c.loop, c.fd, c.owner = l, -1, c
-	c.timer.fire = c.onTimer
-	c.head.LenientLF = true
+	c.timer.fire = func(int64) { c.loop.guard(&c.conn, c.onTimer) }
+	c.head.LenientLF, c.head.Response = true, true
 	c.use.Born = l.now
 	return c
 }
@@ -388,24 +388,35 @@ func (c *serverConn) park() {
 		c.shut(reasonUnexpected)
 		return
 	}
-	if !c.queued { // while it is on the ready list it can't leave the loop
-		if w := c.server.Queue.Next(c.server); w != nil {
-			c.detach()
-			w.Grant(c.server, c)
-			return
-		}
-	}
 	c.shard.Put(c, l.now)
 	c.setTimer()
+	if c.server.Queue.Depth() > 0 {
+		l.parked = append(l.parked, c.shard)
+	}
 }
 
-// detach takes the connection from its loop, for another one to adopt.
-func (c *serverConn) detach() {
-	l := c.loop
-	l.wheel.stop(&c.timer)
-	delete(l.conns, c.fd)
-	l.poller.remove(c.fd)
-	c.loop = nil
+// handOver gives idle connections to those who wait for one, whatever their loop. It runs at the end of a round, when no
+// handler of such a connection is on the stack: from Grant on it may belong to another loop.
+func (l *loop) handOver(h *pool.Shard[*serverConn]) {
+	for h.Server.Queue.Depth() > 0 {
+		c, ok := h.Get()
+		if !ok {
+			return
+		}
+		if c.queued { // it can't leave the loop while it is on the ready list
+			h.Put(c, c.use.LastUse)
+			return
+		}
+		w := h.Server.Queue.Next(h.Server)
+		if w == nil {
+			h.Put(c, c.use.LastUse)
+			return
+		}
+		l.wheel.stop(&c.timer)
+		delete(l.conns, c.fd)
+		l.poller.remove(c.fd)
+		w.Grant(h.Server, c)
+	}
 }
 
 // adoptServerConn makes a detached connection the loop's; false: it was closed.
@@ -491,7 +502,7 @@ func (c *serverConn) setTimer() {
 	}
 }
 
-func (c *serverConn) onTimer(int64) {
+func (c *serverConn) onTimer() {
 	switch c.waits {
 	case waitConnect:
 		c.fail(failConnect, reasonConnectTimeout)
@@ -508,8 +519,8 @@ func (c *serverConn) onTimer(int64) {
 func (c *serverConn) connectTLS() {
 	l, cfg := c.loop, c.pool.table
 	timeout := time.Duration(cfg.cfg.Timeouts.Connect)
-	go func() {
-		nc, stream, err := dialTLS(c.server, cfg.tls, timeout)
+	l.gw.dials.Go(func() {
+		nc, stream, err := dialTLS(l.gw.dialing, c.server, cfg.tls, timeout)
 		fd := -1
 		if err == nil {
 			if err = setServerOptions(nc, time.Duration(cfg.cfg.Timeouts.Send)); err == nil {
@@ -518,7 +529,7 @@ func (c *serverConn) connectTLS() {
 			nc.Close()
 		}
 		l.post(func() { c.onTLS(fd, stream, err) })
-	}()
+	})
 	c.setTimer()
 }
 
@@ -544,8 +555,8 @@ func (c *serverConn) onTLS(fd int, stream *tlsStream, err error) {
 	c.onConnected()
 }
 
-func dialTLS(s *pool.Server, cfg *tls.Config, timeout time.Duration) (*net.TCPConn, *tlsStream, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+func dialTLS(ctx context.Context, s *pool.Server, cfg *tls.Config, timeout time.Duration) (*net.TCPConn, *tlsStream, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	nc, err := new(net.Dialer).DialContext(ctx, "tcp", s.Addr.String())
 	if err != nil {
@@ -559,7 +570,7 @@ func dialTLS(s *pool.Server, cfg *tls.Config, timeout time.Duration) (*net.TCPCo
 	tc := tls.Client(t, cfg)
 	deadline, _ := ctx.Deadline()
 	_ = nc.SetDeadline(deadline)
-	if err := tc.Handshake(); err != nil {
+	if err := tc.HandshakeContext(ctx); err != nil {
 		nc.Close()
 		return nil, nil, err
 	}

@@ -52,7 +52,7 @@ type session struct {
 func (l *loop) newSession(ls *listener, fd int, client netip.AddrPort, tls *tlsStream) {
 	s := &session{listener: ls, client: client}
 	s.fd, s.owner, s.writable, s.readable = fd, s, true, true
-	s.timer.fire = s.onTimer
+	s.timer.fire = func(int64) { l.guard(&s.conn, s.onTimer) }
 	s.tx.init(s)
 	s.head.LenientLF = ls.cfg.LenientLF
 	if tls != nil {
@@ -335,7 +335,7 @@ func (s *session) setTimer() {
 }
 
 // onTimer is called when the deadline has passed.
-func (s *session) onTimer(int64) {
+func (s *session) onTimer() {
 	switch s.waits {
 	case waitLinger:
 		s.finishClose(s.endCause)

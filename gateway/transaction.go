@@ -358,6 +358,7 @@ func (t *transaction) reply(status int, why rejectReason, retryAfter int) {
 	s.send(l.line)
 	t.dropHeld()
 	t.onResponseEnd()
+	s.endRound()
 }
 
 // finishIfDone ends the transaction when both its request and its response are through.

@@ -2,6 +2,7 @@ package health
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -46,6 +47,7 @@ type Status struct {
 	missing atomic.Pointer[[]bool] // by path: answered with 404; nil: none. The slice is never changed
 	since   atomic.Int64           // when State was entered, Unix nanoseconds; 0: never
 	latest  atomic.Pointer[verdict]
+	notify  atomic.Pointer[func()]
 }
 
 // verdict is the outcome of one check.
@@ -144,20 +146,35 @@ func (s *Status) setGrace(on bool) {
 
 // setMissing says which paths are missing; nil or all false: none. Ownership of the slice passes to the Status.
 func (s *Status) setMissing(missing []bool) {
-	for _, m := range missing {
-		if m {
-			s.missing.Store(&missing)
-			return
-		}
+	var now *[]bool
+	if slices.Contains(missing, true) {
+		now = &missing
 	}
-	s.missing.Store(nil)
+	if s.missing.Swap(now) != nil {
+		s.tell()
+	}
 }
 
 func (s *Status) update(f func(word uint32) uint32) {
 	for {
 		old := s.word.Load()
-		if s.word.CompareAndSwap(old, f(old)) {
-			return
+		word := f(old)
+		if !s.word.CompareAndSwap(old, word) {
+			continue
 		}
+		if usable(word) && !usable(old) {
+			s.tell()
+		}
+		return
+	}
+}
+
+// OnUsable sets what is called whenever the server has become usable, or usable for one more path: somebody may be waiting for
+// it. f is called by whoever changed the Status, and must not block.
+func (s *Status) OnUsable(f func()) { s.notify.Store(&f) }
+
+func (s *Status) tell() {
+	if f := s.notify.Load(); f != nil {
+		(*f)()
 	}
 }

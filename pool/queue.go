@@ -72,13 +72,14 @@ func (q *Queue) Remove(w *Waiter) bool {
 	return true
 }
 
-// Offer gives a free slot of s to the first waiter that can use it. It is called after Release, and whenever a cap has
-// grown or a server has come back. The slot is acquired here; nothing happens when nobody waits or no slot is free.
+// Offer gives the free slots of s to the first waiters that can use them. It is called after Release, and whenever a cap has grown
+// or a server has become usable. The slots are acquired here; nothing happens when nobody waits or no slot is free.
 func (q *Queue) Offer(s *Server) {
-	if q.depth.Load() == 0 {
-		return
-	}
-	if w := q.next(s, true); w != nil {
+	for q.depth.Load() > 0 {
+		w := q.next(s, true)
+		if w == nil {
+			return
+		}
 		w.Grant(s, nil)
 	}
 }
