@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -211,4 +212,21 @@ func (g *testGateway) ready() *testGateway {
 func (g *testGateway) drainAndClose() {
 	g.Drain(context.Background())
 	g.Close()
+}
+
+// metric is the value of a series, 0 if it is not there.
+func (g *testGateway) metric(series string) float64 {
+	g.t.Helper()
+	var b bytes.Buffer
+	g.writeMetrics(&b)
+	for line := range strings.Lines(b.String()) {
+		if v, ok := strings.CutPrefix(line, "icapgate_"+series+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
+			if err != nil {
+				g.t.Fatal(err)
+			}
+			return n
+		}
+	}
+	return 0
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"net"
 	"regexp"
 	"strconv"
 	"strings"
@@ -169,6 +170,98 @@ func TestMalformedChunks(t *testing.T) {
 	}
 	refuseAll(t, append(faults,
 		fault{"M46 trailer-without-colon", body("5¶hello¶0¶X¶¶"), 400},
-		fault{"M54 trailer-bomb", body("5¶hello¶0¶" + strings.Repeat("X: 1¶", 4<<10) + "¶"), 400},
 	))
+}
+
+// Faults behind a good request: it is answered, then the connection ends.
+func TestFaultsBehindRequest(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet, "").ready()
+	for _, v := range []struct{ name, request, want, behind string }{
+		{"M35 preview-null-with-chunk", RL + "Preview: 0¶" + reqNull, forwarded(RL + "Preview: 0¶" + reqNull), "0¶¶"},
+		{"M46 garbage", v05, forwarded(v05), "GARBAGE¶¶"},
+		{"M47 smuggled-fault", v05, forwarded(v05), "REQMOD /admin ICAP/1.0¶¶"},
+		{"c-icap-70 extra-chunk", v05, forwarded(v05), chunks},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			overBoth(t, func(t *testing.T, listener int) {
+				p := newPlayer(t, g, f, listener)
+				p.play(simple(v.request+v.behind, v.want)...)
+				p.c.refusal(400, true)
+				p.c.closed()
+				newPlayer(t, g, f, listener).again(false)
+			})
+		})
+	}
+}
+
+// M04, M03: an unknown method whose framing is known costs its own answer only.
+func TestUnknownMethodWithBody(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet, "").ready()
+	for _, request := range []string{
+		"FILEMOD icap://gw/r ICAP/1.0¶" + reqBody + chunks,
+		"LOG icap://gw/r ICAP/1.0¶Encapsulated: null-body=0¶¶",
+		"reqmod icap://gw/r ICAP/1.0¶" + reqBody + chunks,
+		"FOO icap://gw/r ICAP/1.0¶Preview: 4¶" + reqBody + "4¶hell¶0; ieof¶¶",
+	} {
+		overBoth(t, func(t *testing.T, listener int) {
+			p := newPlayer(t, g, f, listener)
+			p.c.send(text(request))
+			p.c.refusal(501, false)
+			p.again(true)
+		})
+	}
+}
+
+// M45, M54: floods of framing around little or no body end in a 400, and the server never gets a whole request.
+func TestFramingFloods(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet, "").ready()
+	for _, v := range []struct{ name, flood string }{
+		{"M45 ext-1-MB", "5;" + strings.Repeat("a", 1<<20)},
+		{"M45 tiny-chunks-with-ext", strings.Repeat("1;abcdefgh=ijklmnop¶x¶", 20000)},
+		{"M54 trailers-1-MB", "0¶" + strings.Repeat("X: "+strings.Repeat("x", 1000)+"¶", 1000)},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			overBoth(t, func(t *testing.T, listener int) {
+				p := newPlayer(t, g, f, listener)
+				go p.c.Write(wire(v05)[:len(text(RL+reqBody))])
+				s := f.next(t) // the flood begins when the request has been sent on
+				s.expectStep(0, "server", strings.ReplaceAll(text(forwarded(RL+reqBody)), "SERVER", f.address))
+				go p.c.Write(wire(v.flood))
+				p.c.refusal(400, true)
+				p.c.rest() // it may be cut off while it floods on
+				if got := s.rest(); strings.HasSuffix(got, "0\r\n\r\n") {
+					t.Errorf("the server got %d bytes that look complete", len(got))
+				}
+				newPlayer(t, g, f, listener).again(false)
+			})
+		})
+	}
+}
+
+// M02: a TLS client on the plain port and a plain client on the TLS port get no answer, and are counted.
+func TestWrongTLS(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet, "").ready()
+	plain := g.dialFor(t, 1)
+	plain.send("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+	if got := plain.rest(); got != "" {
+		t.Errorf("the plain listener answered %q to a ClientHello", got)
+	}
+	nc, err := net.Dial("tcp", g.address(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear := newClient(t, nc)
+	clear.send(text(v05))
+	if got := clear.rest(); strings.Contains(got, "ICAP") {
+		t.Errorf("the TLS listener answered %q in clear", got)
+	}
+	f.idle(t)
+	eventually(t, "counters", func() bool {
+		m := g.metric
+		return m(`closes_total{side="client",reason="tls_on_plain"}`) == 1 && m(`handshakes_total{listener="icaps",result="failed",version="none"}`) == 1
+	})
 }

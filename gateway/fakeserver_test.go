@@ -1,0 +1,253 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// fakeServer is a scripted server: a test says byte by byte what it wants to get and what is answered. The gateway's checks are
+// answered by the fakeServer itself, from options.
+type fakeServer struct {
+	ln      net.Listener
+	address string
+	begun   chan *serverSide // connections on which a request has begun
+	done    chan struct{}    // closed at the end of the test
+	running sync.WaitGroup
+
+	mu       sync.Mutex
+	conns    map[*net.TCPConn]struct{}
+	accepted int
+	peak     int    // most connections at a time, as of the latest forgetPeak
+	options  string // answer to a check
+}
+
+const optionsAnswer = "ICAP/1.0 200 OK¶ISTag: \"s\"¶Methods: REQMOD, RESPMOD¶"
+
+// startFake runs a scripted server.
+func startFake(t testing.TB) *fakeServer {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveFake(t, ln)
+}
+
+func serveFake(t testing.TB, ln net.Listener) *fakeServer {
+	f := &fakeServer{
+		ln: ln, address: ln.Addr().String(), begun: make(chan *serverSide), done: make(chan struct{}),
+		conns: make(map[*net.TCPConn]struct{}), options: optionsAnswer,
+	}
+	f.running.Go(f.accept)
+	t.Cleanup(f.stop)
+	return f
+}
+
+func (f *fakeServer) stop() {
+	close(f.done)
+	f.ln.Close()
+	f.mu.Lock()
+	for nc := range f.conns {
+		nc.Close()
+	}
+	f.mu.Unlock()
+	f.running.Wait()
+}
+
+func (f *fakeServer) accept() {
+	for {
+		nc, err := f.ln.Accept()
+		if err != nil {
+			return
+		}
+		f.mu.Lock()
+		select {
+		case <-f.done:
+			nc.Close()
+		default:
+			f.accepted++
+			f.conns[nc.(*net.TCPConn)] = struct{}{}
+			f.peak = max(f.peak, f.open())
+			s := &serverSide{
+				client: &client{Conn: nc, r: bufio.NewReader(nc)}, number: f.accepted,
+				released: make(chan struct{}), ended: make(chan struct{}),
+			}
+			f.running.Go(func() { f.serve(s) })
+		}
+		f.mu.Unlock()
+	}
+}
+
+// open counts the connections that the gateway has not closed. It needs f.mu.
+func (f *fakeServer) open() (n int) {
+	for nc := range f.conns {
+		rc, err := nc.SyscallConn()
+		if err != nil {
+			continue
+		}
+		_ = rc.Control(func(fd uintptr) {
+			const established = 1
+			info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+			if err == nil && info.State == established {
+				n++
+			}
+		})
+	}
+	return n
+}
+
+// counts returns how many connections there are, how many there have been at a time, and how many ever, checks included.
+func (f *fakeServer) counts() (open, peak, accepted int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.open(), f.peak, f.accepted
+}
+
+func (f *fakeServer) forgetPeak() {
+	f.mu.Lock()
+	f.peak = 0
+	f.mu.Unlock()
+}
+
+// says makes head (without its empty line) the answer to checks.
+func (f *fakeServer) says(head string) {
+	f.mu.Lock()
+	f.options = head
+	f.mu.Unlock()
+}
+
+// serve announces each request of a connection to the test, and leaves the connection to it until release.
+func (f *fakeServer) serve(s *serverSide) {
+	defer func() {
+		s.Close()
+		f.mu.Lock()
+		delete(f.conns, s.Conn.(*net.TCPConn))
+		f.mu.Unlock()
+		close(s.ended)
+	}()
+	for {
+		if _, s.end = s.r.Peek(1); s.end != nil {
+			return
+		}
+		if s.isCheck() {
+			f.mu.Lock()
+			answer := wire(f.options + "¶")
+			f.mu.Unlock()
+			if _, err := s.Write(answer); err != nil {
+				return
+			}
+			continue
+		}
+		select {
+		case f.begun <- s:
+		case <-f.done:
+			return
+		}
+		select {
+		case <-s.released:
+		case <-f.done:
+			return
+		}
+		s.served++
+	}
+}
+
+// next returns the connection on which the next request comes. It is the test's until release.
+func (f *fakeServer) next(t testing.TB) *serverSide {
+	t.Helper()
+	select {
+	case s := <-f.begun:
+		s.t = t
+		_ = s.SetDeadline(time.Now().Add(patience))
+		return s
+	case <-time.After(patience):
+		t.Fatal("no request reached the server")
+	}
+	return nil
+}
+
+// idle checks that no request has begun.
+func (f *fakeServer) idle(t testing.TB) {
+	t.Helper()
+	select {
+	case s := <-f.begun:
+		got, _ := s.r.Peek(s.r.Buffered())
+		t.Fatalf("a request reached the server: %q", got)
+	default:
+	}
+}
+
+// serverSide is a connection from the gateway as the server sees it.
+type serverSide struct {
+	*client
+	number   int // in the order of acceptance, checks included
+	served   int // requests before the current one
+	released chan struct{}
+	ended    chan struct{} // closed when it came to its end while released; end says how
+	end      error
+}
+
+// isCheck reads a check and says whether there was one.
+func (s *serverSide) isCheck() bool {
+	if p, _ := s.r.Peek(len("OPTIONS")); string(p) != "OPTIONS" {
+		return false
+	}
+	for n := 1; ; n = s.r.Buffered() + 1 {
+		p, err := s.r.Peek(s.r.Buffered())
+		if end := bytes.Index(p, []byte("\r\n\r\n")); end >= 0 {
+			if !bytes.Contains(p[:end], []byte("icapgate-check")) {
+				return false
+			}
+			_, _ = s.r.Discard(end + 4)
+			return true
+		}
+		if _, err = s.r.Peek(n); err != nil {
+			return false
+		}
+	}
+}
+
+// release gives the connection back: the next request on it is announced.
+func (s *serverSide) release() {
+	_ = s.SetDeadline(time.Time{})
+	s.released <- struct{}{}
+}
+
+// over waits until a released connection has been ended by the gateway.
+func (s *serverSide) over(t testing.TB) {
+	t.Helper()
+	select {
+	case <-s.ended:
+	case <-time.After(patience):
+		t.Fatal("the gateway keeps a connection that it can't use any more")
+	}
+}
+
+// reset ends a connection with a RST.
+func (c *client) reset() {
+	nc := c.Conn
+	if tc, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = tc.NetConn()
+	}
+	_ = nc.(*net.TCPConn).SetLinger(0)
+	nc.Close()
+}
+
+// rest reads to the end of the connection, however it comes.
+func (c *client) rest() string {
+	var b bytes.Buffer
+	_, _ = b.ReadFrom(c.r)
+	return b.String()
+}
+
+// wire turns "¶" into CRLF.
+func wire(s string) []byte { return []byte(text(s)) }
+
+func text(s string) string { return strings.ReplaceAll(s, "¶", "\r\n") }

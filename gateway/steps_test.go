@@ -1,0 +1,188 @@
+package gateway
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// Blocks of the vectors; "¶" stands for CRLF, SERVER for the server's address.
+const (
+	G  = "GET / HTTP/1.1¶Host: a¶¶"  // 27 bytes
+	P  = "POST / HTTP/1.1¶Host: a¶¶" // 28 bytes
+	S  = "HTTP/1.1 200 OK¶¶"         // 19 bytes
+	RL = "REQMOD icap://gw/r ICAP/1.0¶Host: gw¶"
+	PL = "RESPMOD icap://gw/r ICAP/1.0¶Host: gw¶"
+	OL = "OPTIONS icap://gw/r ICAP/1.0¶Host: gw¶"
+
+	chunks  = "5¶hello¶0¶¶"
+	reqNull = "Encapsulated: req-hdr=0, null-body=27¶¶" + G
+	reqBody = "Encapsulated: req-hdr=0, req-body=28¶¶" + P
+	resBody = "Encapsulated: req-hdr=0, res-hdr=27, res-body=46¶¶" + G + S
+
+	v04 = RL + reqNull
+	v05 = RL + reqBody + chunks
+	v08 = PL + resBody + chunks
+
+	// Answers. A block page is legal whatever the request allows.
+	page      = "ICAP/1.0 200 OK¶ISTag: \"s\"¶Encapsulated: res-hdr=0, null-body=19¶¶" + S
+	noContent = "ICAP/1.0 204 No modifications needed¶ISTag: \"s\"¶¶"
+	goOn      = "ICAP/1.0 100 Continue¶¶"
+)
+
+// forwarded is what a server gets for a request that is canonical already.
+func forwarded(request string) string {
+	return strings.NewReplacer("icap://gw/", "icap://SERVER/", "Host: gw¶", "Host: SERVER¶").Replace(request)
+}
+
+// step is one move of an exchange: somebody sends text, or has to get exactly text.
+type step struct {
+	who  mover
+	text string
+}
+
+type mover uint8
+
+const (
+	clientSends mover = iota
+	serverGets
+	serverSends
+	clientGets
+)
+
+func sends(text string) step   { return step{clientSends, text} }
+func arrives(text string) step { return step{serverGets, text} }
+func answers(text string) step { return step{serverSends, text} }
+func gets(text string) step    { return step{clientGets, text} }
+
+// simple is the exchange of a request that the server gets as want and answers with a page.
+func simple(request, want string) []step {
+	return []step{sends(request), arrives(want), answers(page), gets(page)}
+}
+
+// player plays exchanges between a client and the scripted server.
+type player struct {
+	t testing.TB
+	g *testGateway
+	f *fakeServer
+	c *client
+	s *serverSide // connection of the latest request; nil: none yet
+	// How what is sent is cut: negative: not at all; else in two behind so many bytes (of all that this side sends), or, with
+	// bytewise, into single bytes. The gateway handles each piece before the next one is sent.
+	clientCut, serverCut int
+}
+
+const (
+	whole    = -1
+	bytewise = 1 << 30
+)
+
+func newPlayer(t testing.TB, g *testGateway, f *fakeServer, listener int) *player {
+	return &player{t, g, f, g.dialFor(t, listener), nil, whole, whole}
+}
+
+// play makes the steps in their order. Only the first one for the server waits for a request.
+func (p *player) play(steps ...step) {
+	p.t.Helper()
+	p.s = nil
+	cuts := [2]int{p.clientCut, p.serverCut}
+	for i, st := range steps {
+		if (st.who == serverGets || st.who == serverSends) && p.s == nil {
+			p.s = p.f.next(p.t)
+		}
+		b := strings.ReplaceAll(text(st.text), "SERVER", p.f.address)
+		switch st.who {
+		case clientSends:
+			p.write(p.c, b, &cuts[0])
+		case serverSends:
+			p.write(p.s.client, b, &cuts[1])
+		case serverGets:
+			p.s.expectStep(i, "server", b)
+		case clientGets:
+			p.c.expectStep(i, "client", b)
+		}
+	}
+	if p.s != nil {
+		p.s.release()
+	}
+}
+
+// again checks that another request works on the client's connection, and, if the server's connection was to be kept, that it is used.
+func (p *player) again(kept bool) {
+	p.t.Helper()
+	was := p.s
+	p.clientCut, p.serverCut = whole, whole
+	p.play(simple(v04, forwarded(v04))...)
+	if was != nil && (p.s == was) != kept {
+		p.t.Fatalf("another request on the same server connection: %v, want %v", p.s == was, kept)
+	}
+}
+
+func (p *player) write(c *client, b string, cut *int) {
+	p.t.Helper()
+	switch {
+	case *cut == bytewise:
+		for i := range len(b) {
+			c.send(b[i : i+1])
+			p.g.settle()
+		}
+		return
+	case *cut > 0 && *cut < len(b):
+		c.send(b[:*cut])
+		p.g.settle()
+		c.send(b[*cut:])
+	default:
+		c.send(b)
+	}
+	*cut -= len(b)
+}
+
+// expectStep reads want, and fails at the first byte that is another one.
+func (c *client) expectStep(i int, who, want string) {
+	c.t.Helper()
+	got := make([]byte, len(want))
+	n := 0
+	var err error
+	for n < len(want) && err == nil && string(got[:n]) == want[:n] {
+		var k int
+		k, err = c.r.Read(got[n:])
+		n += k
+	}
+	if string(got[:n]) != want {
+		c.t.Fatalf("step %d: the %s got %q (%v)\nwant %q", i, who, shorten(string(got[:n])), err, shorten(want))
+	}
+}
+
+func shorten(s string) string {
+	if len(s) > 1200 {
+		return fmt.Sprintf("%s ... (%d bytes) ... %s", s[:300], len(s), s[len(s)-300:])
+	}
+	return s
+}
+
+// settle returns when the loops have handled all that had reached the gateway's sockets before.
+func (g *testGateway) settle() {
+	for range 2 { // what a first round of events wakes is handled in a second one
+		for _, l := range g.loops {
+			done := make(chan struct{})
+			l.post(func() { close(done) })
+			<-done
+		}
+	}
+}
+
+// dialFor is dial for a subtest.
+func (g *testGateway) dialFor(t testing.TB, listener int) *client {
+	t.Helper()
+	return (&testGateway{g.Gateway, t, g.roots}).dial(listener)
+}
+
+// overBoth runs a test over the icaps and the icap listener.
+func overBoth(t *testing.T, run func(t *testing.T, listener int)) {
+	for i, name := range []string{"icaps", "icap"} {
+		t.Run(name, func(t *testing.T) { run(t, i) })
+	}
+}
+
+// quiet is YAML of a pool whose servers are checked at the start and then left alone.
+const quiet = "    health: {interval: 1h}\n"
