@@ -229,6 +229,9 @@ func (c *conn) fill() ([]byte, error) {
 	return b.B, nil
 }
 
+// hasMore says whether a further fill may bring something without a new event.
+func (c *conn) hasMore() bool { return !c.dry || c.in != nil && !c.starved }
+
 // keep holds on to p[k:], the part of what fill gave that was not consumed.
 func (c *conn) keep(p []byte, k int) {
 	switch {

@@ -141,11 +141,7 @@ func (c *serverConn) run() {
 		return
 	}
 	s := c.tx.s
-	for left := roundBytes; c.wantsBytes(); {
-		if left <= 0 {
-			c.loop.runLater(&c.conn)
-			break
-		}
+	for left := roundBytes; left > 0 && c.wantsBytes(); {
 		n, ok := c.take()
 		if !ok {
 			break
@@ -154,6 +150,9 @@ func (c *serverConn) run() {
 	}
 	s.endRound()
 	c.endRound()
+	if c.hasMore() && c.wantsBytes() { // also when the client has just taken what stopped the reading
+		c.loop.runLater(&c.conn)
+	}
 }
 
 // wantsBytes says whether the client takes more of the answer now. Bytes behind its end are wanted by nobody.

@@ -91,11 +91,7 @@ func (s *session) run() {
 		s.drain()
 		return
 	}
-	for left := roundBytes; s.wantsBytes(); {
-		if left <= 0 {
-			s.loop.runLater(&s.conn)
-			break
-		}
+	for left := roundBytes; left > 0 && s.wantsBytes(); {
 		n, ok := s.take()
 		if !ok {
 			break
@@ -103,6 +99,9 @@ func (s *session) run() {
 		left -= n
 	}
 	s.endRound()
+	if s.hasMore() && s.wantsBytes() {
+		s.loop.runLater(&s.conn)
+	}
 }
 
 // wantsBytes says whether the gateway has a use for the client's next bytes, which it has not while the server does not take
@@ -360,7 +359,7 @@ func (s *session) next(close bool) {
 		return
 	}
 	s.request = requestHead
-	if s.in != nil || !s.dry {
+	if s.hasMore() {
 		s.loop.runLater(&s.conn)
 	}
 }
