@@ -1,0 +1,91 @@
+package bench
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+)
+
+// Target is where requests go.
+type Target struct {
+	URI     string // of the request line, as given
+	Address string // host:port to connect to
+	Host    string // value of Host
+	Secure  bool   // icaps://: TLS from the first byte
+}
+
+// ParseTarget parses icap://host[:port]/path and icaps://host[:port]/path. The ports default to 1344 and 11344.
+func ParseTarget(uri string) (Target, error) {
+	u, err := url.Parse(uri)
+	if err != nil {
+		return Target{}, fmt.Errorf("bad URI: %w", err)
+	}
+	scheme := strings.ToLower(u.Scheme)
+	if scheme != "icap" && scheme != "icaps" || u.Hostname() == "" {
+		return Target{}, fmt.Errorf("bad URI %q: want icap://host:port/path or icaps://host:port/path", uri)
+	}
+	if strings.ContainsAny(uri, " \t\r\n") || u.Fragment != "" {
+		return Target{}, fmt.Errorf("bad URI %q: no blanks, no #", uri)
+	}
+	port := u.Port()
+	if port == "" {
+		port = "1344"
+		if scheme == "icaps" {
+			port = "11344"
+		}
+	}
+	t := Target{URI: uri, Address: net.JoinHostPort(u.Hostname(), port), Host: u.Host, Secure: scheme == "icaps"}
+	if u.Path == "" {
+		if u.RawQuery != "" {
+			return Target{}, fmt.Errorf("bad URI %q: a query needs a path before it", uri)
+		}
+		t.URI += "/"
+	}
+	return t, nil
+}
+
+// TLSOptions are the choices for icaps:// targets.
+type TLSOptions struct {
+	Insecure   bool   // the certificate is not verified
+	CAFile     string // PEM; "": the system's
+	ServerName string // to verify and for SNI; "": the host of the target
+	CertFile   string // client certificate and key, one combined PEM; "": none
+}
+
+// Config returns the configuration for connections to t, nil for icap://.
+func (o TLSOptions) Config(t Target) (*tls.Config, error) {
+	if !t.Secure {
+		return nil, nil
+	}
+	host, _, _ := net.SplitHostPort(t.Address)
+	cfg := &tls.Config{
+		ServerName:                  host,
+		InsecureSkipVerify:          o.Insecure,
+		DynamicRecordSizingDisabled: true, // full records from the start: bodies are large
+	}
+	if o.ServerName != "" {
+		cfg.ServerName = o.ServerName
+	}
+	if o.CAFile != "" {
+		pem, err := os.ReadFile(o.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the CA file: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("cannot find a certificate in %q", o.CAFile)
+		}
+	}
+	if o.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(o.CertFile, o.CertFile)
+		if err != nil {
+			return nil, fmt.Errorf("cannot load the client certificate and key from %q: %w", o.CertFile, err)
+		}
+		cfg.Certificates = []tls.Certificate{cert}
+	}
+	return cfg, nil
+}
