@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"icapgate/bench/dlpstub"
-	"icapgate/icap"
 )
 
 // process is a gateway that runs.
@@ -98,20 +97,43 @@ log: {level: info, format: text}
 	}
 }
 
+// watchedConn tells when a request with this start comes in.
+type watchedConn struct {
+	net.Conn
+	start []byte
+	seen  chan<- struct{}
+}
+
+func (c *watchedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if bytes.HasPrefix(p[:n], c.start) {
+		select {
+		case c.seen <- struct{}{}:
+		default:
+		}
+	}
+	return n, err
+}
+
 // A request is still served after the first signal; the second does not wait for it.
 func TestSecondSignal(t *testing.T) {
-	arrived := make(chan struct{})
-	stub := dlpstub.New(dlpstub.Config{Latency: time.Hour, Hook: func(r *dlpstub.Request) {
-		if r.Method == icap.MethodReqmod {
-			close(arrived)
-		}
-	}})
+	stub := dlpstub.New(dlpstub.Config{Latency: time.Hour})
 	defer stub.Kill()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	go stub.Serve(ln)
+	defer ln.Close()
+	arrived := make(chan struct{}, 1)
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			stub.ServeConn(&watchedConn{conn, []byte("REQMOD "), arrived})
+		}
+	}()
 	p := startGateway(t, fmt.Sprintf(`
 listeners: [{address: "127.0.0.1:0"}]
 pools: [{servers: ["%s"], timeouts: {response: 1h}, health: {interval: 1h}}]
@@ -126,7 +148,11 @@ drain_timeout: 1h
 	if _, err := client.Write(newRequest("gateway")); err != nil {
 		t.Fatal(err)
 	}
-	<-arrived
+	select {
+	case <-arrived:
+	case <-time.After(time.Minute):
+		t.Fatal("the request has not come to the server")
+	}
 	p.Process.Signal(syscall.SIGINT)
 	p.waitLog(t, "draining")
 	p.Process.Signal(syscall.SIGTERM)
@@ -166,7 +192,7 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := d.show(context.Background(), &out, g, 100*time.Millisecond); err != nil {
+	if err := d.show(context.Background(), &out, g, 500*time.Millisecond); err != nil {
 		t.Fatalf("%v after\n%s", err, out.String())
 	}
 	var steps [][3]int // dlp1, dlp2, failed
