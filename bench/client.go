@@ -218,7 +218,7 @@ func (c *Conn) sendBody(req *Request, n int64, end string) error {
 func (c *Conn) runWriter(jobs <-chan job) {
 	for j := range jobs {
 		err := c.writeBody(j.req, j.n, j.end)
-		if isSource(err) {
+		if isInput(err) {
 			c.nc.Close() // there will be no answer to wait for
 		}
 		c.written <- err
@@ -226,20 +226,20 @@ func (c *Conn) runWriter(jobs <-chan job) {
 }
 
 // writeFailed makes the connection unusable after a failed write. That alone is no error, as the answer may have come all the
-// same; if not, reading will tell. It returns the errors of the body's source.
+// same; if not, reading will tell. It returns the errors of the kind Input.
 func (c *Conn) writeFailed(err error) error {
 	if err != nil {
 		c.reusable = false
 	}
-	if isSource(err) {
+	if isInput(err) {
 		return err
 	}
 	return nil
 }
 
-func isSource(err error) bool {
+func isInput(err error) bool {
 	e, ok := err.(*Error)
-	return ok && e.Kind == Source
+	return ok && e.Kind == Input
 }
 
 func (c *Conn) writeBody(req *Request, n int64, end string) error {
@@ -259,7 +259,7 @@ func (c *Conn) writeBody(req *Request, n int64, end string) error {
 			c.out = c.out[:len(c.out)+got]
 			size -= int64(got)
 			if got == 0 && err != nil {
-				return fault(Source, "cannot read the body to its end: %w", err)
+				return fault(Input, "cannot read the body to its end: %w", err)
 			}
 		}
 		c.out = append(c.out, "\r\n"...)

@@ -169,8 +169,8 @@ func trueEcho(request []byte) []byte {
 	return append(fmt.Appendf(nil, "ICAP/1.0 200 OK\r\nEncapsulated: req-hdr=0, req-body=%d\r\n\r\n", offset), message...)
 }
 
-// TestSourceEnds has a body that is shorter than announced.
-func TestSourceEnds(t *testing.T) {
+// TestBodyEnds has a body that is shorter than announced.
+func TestBodyEnds(t *testing.T) {
 	for _, size := range []int{10, 10 * duplexSize} {
 		uri, _ := serveStub(t, dlpstub.Config{Mode: dlpstub.Echo})
 		target := mustTarget(t, uri)
@@ -182,7 +182,7 @@ func TestSourceEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := conn.Do(req, &recorder{}); err == nil || err.(*Error).Kind != Source {
+		if err := conn.Do(req, &recorder{}); err == nil || err.(*Error).Kind != Input {
 			t.Errorf("size %d: %v", size, err)
 		}
 		if conn.Reusable() {

@@ -32,8 +32,12 @@ type LoadConfig struct {
 	Progress func(*Result)
 }
 
-// dialPause is how long a worker waits after a failed connect, so that a target that is gone is not hammered.
-const dialPause = 50 * time.Millisecond
+const (
+	// dialPause is how long a worker waits after a failed connect, so that a target that is gone is not hammered.
+	dialPause = 50 * time.Millisecond
+	// dialsAtATime bounds the connects at the start, so that they don't overflow the target's backlog.
+	dialsAtATime = 128
+)
 
 func (cfg *LoadConfig) check() error {
 	switch {
@@ -51,8 +55,9 @@ func (cfg *LoadConfig) check() error {
 	return nil
 }
 
-// Load makes the load and returns what came of it. When ctx ends no further request begins. Its error says that the
-// configuration makes no sense; what fails later is counted in the result.
+// Load makes the load and returns what came of it. All connections are made before the clock runs; without any there is no
+// load. When ctx ends no further request begins. Its error says that the configuration makes no sense; what fails later is
+// counted in the result.
 func Load(ctx context.Context, cfg LoadConfig) (*Result, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -70,6 +75,11 @@ func Load(ctx context.Context, cfg LoadConfig) (*Result, error) {
 		workers[i] = w
 	}
 	pattern() // made before the clock runs
+	if !connectAll(ctx, workers) {
+		result := l.result()
+		result.summarize()
+		return result, nil
+	}
 
 	cpu := cpuTime()
 	l.start = time.Now()
@@ -90,6 +100,26 @@ func Load(ctx context.Context, cfg LoadConfig) (*Result, error) {
 	result.summarize()
 	result.CPUSeconds = (cpuTime() - cpu).Seconds()
 	return result, nil
+}
+
+// connectAll lets every worker connect and says whether one could. The others are counted as errors, and will try again.
+func connectAll(ctx context.Context, workers []*worker) bool {
+	var dialing sync.WaitGroup
+	var connected atomic.Bool
+	slots := make(chan struct{}, dialsAtATime)
+	for _, w := range workers {
+		slots <- struct{}{}
+		dialing.Go(func() {
+			if err := w.connect(ctx); err != nil {
+				w.shard.recordError(err)
+			} else {
+				connected.Store(true)
+			}
+			<-slots
+		})
+	}
+	dialing.Wait()
+	return connected.Load()
 }
 
 // load is a running Load.
@@ -135,7 +165,9 @@ func (l *load) reportProgress() (stop func()) {
 // result merges the shards.
 func (l *load) result() *Result {
 	r := newResult(l.cfg)
-	r.Started, r.Seconds = l.start, time.Since(l.start).Seconds()
+	if r.Started = l.start; !l.start.IsZero() {
+		r.Seconds = time.Since(l.start).Seconds()
+	}
 	for _, s := range l.shards {
 		s.addTo(r)
 	}

@@ -60,7 +60,7 @@ type Errors struct {
 	Example string `json:"example"` // the first
 }
 
-// Latency is the time from the first byte of a request (or of its connect, if it needed one) to the last byte of its answer.
+// Latency is the time from the first byte of a request (or its connect, if it needed a new connection) to the last byte of its answer.
 // Times are in microseconds.
 type Latency struct {
 	Mean      float64 `json:"mean_us"`
@@ -227,7 +227,14 @@ func (r *Result) summarize() {
 }
 
 // Rate returns answered requests per second.
-func (r *Result) Rate() float64 { return float64(r.Requests) / r.Seconds }
+func (r *Result) Rate() float64 { return r.perSecond(float64(r.Requests)) }
+
+func (r *Result) perSecond(n float64) float64 {
+	if r.Seconds == 0 { // no load was made
+		return 0
+	}
+	return n / r.Seconds
+}
 
 // Line returns the figures so far in one line.
 func (r *Result) Line() string {
@@ -240,7 +247,7 @@ func (r *Result) Print(w io.Writer) {
 	fmt.Fprintf(w, "%s %s, %d connections, %d bytes per body\n", r.Method, r.Target, r.Connections, r.Size)
 	fmt.Fprintf(w, "requests    %d in %.2f s, %d failed, over %d connections made\n", r.Requests, r.Seconds, r.Failed, r.Dials)
 	fmt.Fprintf(w, "throughput  %.0f requests/s, %.1f MB/s sent, %.1f MB/s received\n", r.Rate(),
-		float64(r.BytesSent)/1e6/r.Seconds, float64(r.BytesReceived)/1e6/r.Seconds)
+		r.perSecond(float64(r.BytesSent)/1e6), r.perSecond(float64(r.BytesReceived)/1e6))
 	l := &r.Latency
 	fmt.Fprintf(w, "latency     mean %s, p50 %s, p90 %s, p99 %s, p99.9 %s, max %s\n", us(int64(l.Mean)), us(l.P50), us(l.P90), us(l.P99), us(l.P999), us(l.Max))
 	fmt.Fprintf(w, "own CPU     %.2f s, %.1f us per request\n", r.CPUSeconds, r.CPUSeconds*1e6/float64(max(r.Requests, 1)))

@@ -27,7 +27,8 @@ type SendConfig struct {
 }
 
 // Send sends one request and prints the exchange, its timing and the verdict to w. It returns the ICAP status of the final
-// answer; errors of the exchange are of type *Error.
+// answer; errors are of type *Error, except those of
+// writing the output.
 func Send(ctx context.Context, w io.Writer, cfg SendConfig) (status int, err error) {
 	x := &exchange{w: w, output: cfg.Output, sent: sha256.New(), received: sha256.New()}
 	var body io.Reader
@@ -35,7 +36,7 @@ func Send(ctx context.Context, w io.Writer, cfg SendConfig) (status int, err err
 	if cfg.File != "" {
 		f, n, err := openBody(cfg.File)
 		if err != nil {
-			return 0, err
+			return 0, &Error{Input, err}
 		}
 		defer f.Close()
 		body, size = f, n
@@ -43,7 +44,7 @@ func Send(ctx context.Context, w io.Writer, cfg SendConfig) (status int, err err
 	}
 	req, err := cfg.Message.Build(cfg.Target, body, size)
 	if err != nil {
-		return 0, err
+		return 0, &Error{Input, err}
 	}
 	if req.Body != nil {
 		req.Body = io.TeeReader(req.Body, x.sent)
