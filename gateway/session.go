@@ -128,6 +128,10 @@ func (s *session) take() (n int, ok bool) {
 	}
 	s.starved = false
 	k := s.consume(p)
+	if s.ending { // what is left of p is nobody's; p itself was still in use until here
+		s.dropIn()
+		return 0, false
+	}
 	s.keep(p, k)
 	return max(k, 1), true
 }
@@ -259,7 +263,6 @@ func (s *session) endSession(r closeReason) {
 		return
 	}
 	s.ending, s.endCause = true, r
-	s.dropIn()
 	s.flush()
 	if !s.checkWrite() && s.pending() == 0 {
 		s.beginLinger()
