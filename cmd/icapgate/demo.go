@@ -183,14 +183,15 @@ func (d *demo) report(ctx context.Context, out io.Writer, text string, t tally) 
 
 // hints says what to try next.
 func (d *demo) hints() string {
-	icaps, admin := d.cfg.Listeners[0].Address, d.cfg.Admin.Address
+	icaps, icap, admin := d.cfg.Listeners[0].Address, d.cfg.Listeners[1].Address, d.cfg.Admin.Address
 	return fmt.Sprintf(`The gateway stays up. Try, in another terminal:
 
-    icapbench send FILE icaps://%[1]s/reqmod          one file, as a client would send it
-    icapbench load icaps://%[1]s/reqmod               load of your own
-    curl http://%[2]s/status                          servers and sessions
-    curl http://%[2]s/metrics                         everything that is counted
+    bin/icapbench send README.md icap://%[2]s/reqmod
+    bin/icapbench send --ca %[4]s README.md icaps://%[1]s/reqmod
+    bin/icapbench load --ca %[4]s icaps://%[1]s/reqmod
+    curl http://%[3]s/status
+    curl http://%[3]s/metrics
 
-and http://%[2]s/ in a browser. Ctrl-C ends the demo.
-`, icaps, admin)
+and http://%[3]s/ in a browser. Ctrl-C ends the demo.
+`, icaps, icap, admin, d.cfg.Listeners[0].TLS.Certificates[0].CertFile)
 }
