@@ -2,9 +2,11 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +28,7 @@ type LoadConfig struct {
 	PerConn     int           // requests after which a connection is closed and a new one made; 0: no limit
 	Timeout     time.Duration // for a connection, and for every wait for bytes
 
-	ServerHeader string // header of the answers by which servers are told apart, in lower case; "": x-server
+	ServerHeader string // header of the answers by which servers are told apart, "": X-Server
 
 	// Progress, if set, is called about once a second with the figures so far.
 	Progress func(*Result)
@@ -62,9 +64,7 @@ func Load(ctx context.Context, cfg LoadConfig) (*Result, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	if cfg.ServerHeader == "" {
-		cfg.ServerHeader = "x-server"
-	}
+	cfg.ServerHeader = strings.ToLower(cmp.Or(cfg.ServerHeader, "X-Server"))
 	l := &load{cfg: &cfg, shards: newShards()}
 	workers := make([]*worker, cfg.Connections)
 	for i := range workers {
@@ -84,9 +84,7 @@ func Load(ctx context.Context, cfg LoadConfig) (*Result, error) {
 	cpu := cpuTime()
 	l.start = time.Now()
 	if cfg.Duration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, cfg.Duration)
-		defer cancel()
+		l.end = l.start.Add(cfg.Duration)
 	}
 	var running sync.WaitGroup
 	for _, w := range workers {
@@ -110,10 +108,11 @@ func connectAll(ctx context.Context, workers []*worker) bool {
 	for _, w := range workers {
 		slots <- struct{}{}
 		dialing.Go(func() {
-			if err := w.connect(ctx); err != nil {
-				w.shard.recordError(err)
-			} else {
+			switch err := w.connect(ctx); {
+			case err == nil:
 				connected.Store(true)
+			case !errors.Is(err, context.Canceled):
+				w.shard.recordError(err)
 			}
 			<-slots
 		})
@@ -126,13 +125,14 @@ func connectAll(ctx context.Context, workers []*worker) bool {
 type load struct {
 	cfg    *LoadConfig
 	start  time.Time
+	end    time.Time    // after which no request begins; zero: never
 	begun  atomic.Int64 // requests, if their number is limited
 	shards []*shard
 }
 
 // next says whether another request may begin.
 func (l *load) next(ctx context.Context) bool {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || !l.end.IsZero() && !time.Now().Before(l.end) {
 		return false
 	}
 	return l.cfg.Requests <= 0 || l.begun.Add(1) <= l.cfg.Requests
@@ -217,7 +217,7 @@ func (w *worker) run(ctx context.Context) {
 		}
 		if err == nil {
 			w.shard.record(time.Since(start), w)
-		} else if ctx.Err() == nil || w.conn != nil { // a connect that the end of the load cut short is no error
+		} else if !errors.Is(err, context.Canceled) { // a connect that a signal cut short is no error
 			w.shard.recordError(err)
 		}
 		if w.conn == nil {

@@ -246,11 +246,22 @@ func (r *Result) Line() string {
 func (r *Result) Print(w io.Writer) {
 	fmt.Fprintf(w, "%s %s, %d connections, %d bytes per body\n", r.Method, r.Target, r.Connections, r.Size)
 	fmt.Fprintf(w, "requests    %d in %.2f s, %d failed, over %d connections made\n", r.Requests, r.Seconds, r.Failed, r.Dials)
+	if r.Requests > 0 {
+		r.printAnswered(w)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(r.Errors)) {
+		e := r.Errors[kind]
+		fmt.Fprintf(w, "error       %s: %d, such as: %s\n", kind, e.Count, e.Example)
+	}
+}
+
+// printAnswered writes what is known of requests that were answered as they should be.
+func (r *Result) printAnswered(w io.Writer) {
 	fmt.Fprintf(w, "throughput  %.0f requests/s, %.1f MB/s sent, %.1f MB/s received\n", r.Rate(),
 		r.perSecond(float64(r.BytesSent)/1e6), r.perSecond(float64(r.BytesReceived)/1e6))
 	l := &r.Latency
 	fmt.Fprintf(w, "latency     mean %s, p50 %s, p90 %s, p99 %s, p99.9 %s, max %s\n", us(int64(l.Mean)), us(l.P50), us(l.P90), us(l.P99), us(l.P999), us(l.Max))
-	fmt.Fprintf(w, "own CPU     %.2f s, %.1f us per request\n", r.CPUSeconds, r.CPUSeconds*1e6/float64(max(r.Requests, 1)))
+	fmt.Fprintf(w, "own CPU     %.2f s, %.1f us per request\n", r.CPUSeconds, r.CPUSeconds*1e6/float64(r.Requests))
 	var statuses []string
 	for _, code := range slices.Sorted(maps.Keys(r.Statuses)) {
 		statuses = append(statuses, fmt.Sprintf("%d: %d", code, r.Statuses[code]))
@@ -263,11 +274,7 @@ func (r *Result) Print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "answers     %s\n", strings.Join(statuses, ", "))
 	for _, name := range slices.Sorted(maps.Keys(r.Servers)) {
-		fmt.Fprintf(w, "server      %s: %d (%.1f %%)\n", name, r.Servers[name], 100*float64(r.Servers[name])/float64(max(r.Requests, 1)))
-	}
-	for _, kind := range slices.Sorted(maps.Keys(r.Errors)) {
-		e := r.Errors[kind]
-		fmt.Fprintf(w, "error       %s: %d, such as: %s\n", kind, e.Count, e.Example)
+		fmt.Fprintf(w, "server      %s: %d (%.1f %%)\n", name, r.Servers[name], 100*float64(r.Servers[name])/float64(r.Requests))
 	}
 }
 

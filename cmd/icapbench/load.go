@@ -9,9 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
-
 	"icapgate/bench"
 )
 
@@ -91,8 +88,8 @@ func (c *loadCmd) Run() error {
 	context.AfterFunc(ctx, stop) // a second signal ends the process
 	defer stop()
 
-	var finish func()
-	cfg.Progress, finish = progress(&cfg)
+	show, finish := progress()
+	cfg.Progress = show
 	result, err := bench.Load(ctx, cfg)
 	finish()
 	if err != nil {
@@ -113,32 +110,16 @@ func (c *loadCmd) Run() error {
 	return nil
 }
 
-// progress returns what shows the figures so far: a bar on a terminal, otherwise a line every 5 seconds, on stderr.
-func progress(cfg *bench.LoadConfig) (show func(*bench.Result), finish func()) {
-	if info, err := os.Stderr.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		calls := 0
-		return func(r *bench.Result) {
-			if calls++; calls%5 == 0 {
-				fmt.Fprintln(os.Stderr, r.Line())
-			}
-		}, func() {}
+// progress returns what shows the figures so far on stderr: a line that renews itself on a terminal, otherwise one every 5 seconds.
+func progress() (show func(*bench.Result), finish func()) {
+	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		const clearLine = "\r\x1b[K"
+		return func(r *bench.Result) { fmt.Fprint(os.Stderr, clearLine, r.Line()) }, func() { fmt.Fprint(os.Stderr, clearLine) }
 	}
-	bars := mpb.New(mpb.WithOutput(os.Stderr), mpb.WithWidth(30))
-	var line string
-	total := cfg.Requests
-	if total == 0 {
-		total = int64(cfg.Duration.Seconds() * 1000)
-	}
-	bar := bars.AddBar(total, mpb.BarRemoveOnComplete(), mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return line })))
+	calls := 0
 	return func(r *bench.Result) {
-			line = r.Line()
-			if cfg.Requests > 0 {
-				bar.SetCurrent(r.Requests + r.Failed)
-			} else {
-				bar.SetCurrent(int64(r.Seconds * 1000))
-			}
-		}, func() {
-			bar.Abort(true)
-			bars.Wait()
+		if calls++; calls%5 == 0 {
+			fmt.Fprintln(os.Stderr, r.Line())
 		}
+	}, func() {}
 }
