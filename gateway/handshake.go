@@ -26,7 +26,6 @@ type handshakes struct {
 	silent  list.List                  // of net.Conn, oldest first; guarded by mu
 	closed  bool                       // guarded by mu
 	running sync.WaitGroup
-	evicted atomic.Uint64
 	results [handshakeResults][tlsVersions]atomic.Uint64
 }
 

@@ -92,9 +92,10 @@ func newRoutes(cfg *configs.Config, pools []*poolTable) []*route {
 			r.methods[icap.MethodReqmod], r.methods[icap.MethodRespmod] = true, true
 		}
 		switch {
+		case r.pool.cfg.Health.Path != "": // the only path that is asked for
 		case r.prefix:
 			r.pool.otherPaths = true
-		case r.pool.cfg.Health.Path == "":
+		default:
 			r.checkPath = r.pool.addPath(r.path)
 		}
 		routes = append(routes, r)

@@ -263,6 +263,9 @@ func (t *transaction) proceed() {
 // onFinal relays the head of the server's final answer. r and blocks are valid during the call only. false: the answer is not
 // legal here and was not relayed.
 func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []byte) bool {
+	if r.Status == 200 && t.method != icap.MethodOptions && e.Body() == icap.NullBody && e.HeadLen() == 0 {
+		r.Status, r.Reason = 204, nil // "no modifications", as c-icap's Allow204As200okZeroEncaps says it
+	}
 	if !t.legal(r, e) {
 		return false
 	}
