@@ -20,9 +20,16 @@ const (
 
 // commands is the command line.
 type commands struct {
-	Run     runCommand     `cmd:"" help:"Run the gateway."`
-	Check   checkCommand   `cmd:"" help:"Look for faults in a configuration."`
-	Cert    certCommand    `cmd:"" help:"Make a self-signed certificate."`
+	Run   runCommand   `cmd:"" help:"Run the gateway."`
+	Check checkCommand `cmd:"" help:"Look for faults in a configuration."`
+	Cert  certCommand  `cmd:"" help:"Make a self-signed certificate."`
+
+	Status      statusCommand      `cmd:"" help:"Show a running gateway: listeners, pools, servers."`
+	Drain       drainCommand       `cmd:"" help:"Give a server no new requests."`
+	Ready       readyCommand       `cmd:"" help:"Use a server again."`
+	Maintenance maintenanceCommand `cmd:"" help:"Give a server no new requests, and no checks."`
+	Weight      weightCommand      `cmd:"" help:"Set a server's share of the requests."`
+
 	Version versionCommand `cmd:"" help:"Show the version."`
 }
 
@@ -36,6 +43,8 @@ Examples:
     icapgate cert stunnel.pem                    a certificate for a first try
     icapgate check --config icapgate.yaml        is the configuration good?
     icapgate run --config icapgate.yaml
+    icapgate status                              what does the running one do?
+    icapgate drain 10.2.1.101:1344               let a server finish what it has
 
 Exit codes:
 

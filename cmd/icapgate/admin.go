@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"icapgate/configs"
+	"icapgate/gateway/admin"
+)
+
+// defaultAdmin is where a gateway is found whose address nobody has given.
+const defaultAdmin = "http://127.0.0.1:9344"
+
+// adminFlags say which running gateway a command is for.
+type adminFlags struct {
+	Admin  string `placeholder:"ADDRESS" help:"Admin endpoint of the gateway, http://HOST:PORT or unix:PATH. Default: admin.address of --config, else http://127.0.0.1:9344."`
+	Config string `short:"c" placeholder:"FILE" help:"Configuration that the gateway runs with."`
+}
+
+// client talks to that gateway.
+func (f *adminFlags) client() (*admin.Client, error) {
+	address := f.Admin
+	switch {
+	case address != "":
+	case f.Config != "":
+		cfg, err := configs.Load(f.Config)
+		if err != nil {
+			return nil, err
+		}
+		if address = cfg.Admin.Address; address == "off" {
+			return nil, fmt.Errorf("%s has admin.address off: a gateway that runs with it cannot be asked", f.Config)
+		}
+	default:
+		address = defaultAdmin
+	}
+	c, err := admin.NewClient(address)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--admin: %w", err)}
+	}
+	return c, nil
+}
+
+// interruptible is a context that ends with Ctrl-C.
+func interruptible() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+}
+
+const adminExitCodes = `Exit codes:
+
+    0    done
+    1    the gateway cannot be reached, or refuses
+    2    the command line is wrong`
+
+// statusCommand shows a running gateway.
+type statusCommand struct {
+	JSON bool `name:"json" help:"Print everything known as JSON, for scripts."`
+	adminFlags
+}
+
+// Help is shown by icapgate status --help.
+func (statusCommand) Help() string {
+	return `Shows the listeners with the number of client connections, and for each pool how many requests wait and what its servers do.
+
+Examples:
+
+    icapgate status
+    icapgate status --config /etc/icapgate/icapgate.yaml
+    icapgate status --admin unix:/run/icapgate/admin.sock
+    icapgate status --json | jq -r '.pools[].servers[] | select(.health != "up") | .address'
+
+` + adminExitCodes
+}
+
+// Run is called by kong.
+func (c *statusCommand) Run(s streams) error {
+	ctx, stop := interruptible()
+	defer stop()
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	status, err := client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		encoder := json.NewEncoder(s.out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(status)
+	}
+	return printStatus(s.out, status, time.Now())
+}
+
+// printStatus renders a status for people.
+func printStatus(out io.Writer, s admin.Status, now time.Time) error {
+	draining := ""
+	if s.Draining {
+		draining = ", draining"
+	}
+	fmt.Fprintf(out, "icapgate %s, up %v%s\n\n", s.Version, seconds(s.UptimeSeconds), draining)
+
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "LISTENER\tADDRESS\tSESSIONS")
+	for _, l := range s.Listeners {
+		fmt.Fprintf(t, "%s\t%s\t%d\n", l.Name, l.Address, l.Sessions)
+	}
+	for _, p := range s.Pools {
+		t.Flush() // each table has columns of its own
+		fmt.Fprintf(out, "\nPool %s, %d waiting\n", p.Name, p.Queue)
+		fmt.Fprintln(t, "SERVER\tHEALTH\tADMIN\tWEIGHT\tIN FLIGHT\tCONNECTIONS\tIDLE\tCAP\tREQUESTS\tREMARK")
+		for _, srv := range p.Servers {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%s\n", srv.Address, healthSince(srv, now), srv.Admin, srv.Weight,
+				srv.InFlight, srv.Connections, srv.Idle, limit(srv.Cap), srv.Requests, remark(srv))
+		}
+	}
+	return t.Flush()
+}
+
+func seconds(n float64) time.Duration { return time.Duration(n) * time.Second }
+
+// healthSince is a state and how long it has lasted: "up 3m12s".
+func healthSince(s admin.ServerStatus, now time.Time) string {
+	if s.Since.IsZero() {
+		return s.Health
+	}
+	return fmt.Sprintf("%s %v", s.Health, max(0, now.Sub(s.Since).Truncate(time.Second)))
+}
+
+func limit(n int) string {
+	if n == 0 {
+		return "none"
+	}
+	return fmt.Sprint(n)
+}
+
+// remark says in one line why a server is not used for everything, "-" if there is nothing to say.
+func remark(s admin.ServerStatus) string {
+	var remarks []string
+	if s.LastError != "" {
+		remarks = append(remarks, strings.Join(strings.Fields(s.LastError), " "))
+	}
+	if len(s.MissingPaths) > 0 {
+		remarks = append(remarks, "does not know "+strings.Join(s.MissingPaths, ", "))
+	}
+	if remarks == nil {
+		return "-"
+	}
+	return strings.Join(remarks, "; ")
+}
+
+// serverFlags name one server of a running gateway.
+type serverFlags struct {
+	Server string `arg:"" name:"SERVER" help:"The server's address, as icapgate status shows it."`
+	Pool   string `placeholder:"NAME" help:"Its pool; needed if several pools have the server."`
+	adminFlags
+}
+
+// do sends a command about the server and tells what has become of it.
+func (f *serverFlags) do(s streams, send func(client *admin.Client, ctx context.Context, pool, server string) error) error {
+	ctx, stop := interruptible()
+	defer stop()
+	client, err := f.client()
+	if err != nil {
+		return err
+	}
+	if err := send(client, ctx, f.Pool, f.Server); err != nil {
+		return err
+	}
+	status, err := client.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("the command was obeyed, but: %w", err)
+	}
+	for _, p := range status.Pools {
+		for _, srv := range p.Servers {
+			if srv.Address == f.Server && (f.Pool == "" || f.Pool == p.Name) {
+				fmt.Fprintf(s.out, "%s of pool %s: %s, %s, weight %d, %d in flight\n",
+					srv.Address, p.Name, srv.Admin, srv.Health, srv.Weight, srv.InFlight)
+				return nil
+			}
+		}
+	}
+	return errors.New("the command was obeyed, but the server has left the configuration since")
+}
+
+// drainCommand gives a server no new requests.
+type drainCommand struct{ serverFlags }
+
+// Help is shown by icapgate drain --help.
+func (drainCommand) Help() string {
+	return `The server gets no new requests; those in flight end as usual, and checks go on. It is free when icapgate status shows 0 in flight.
+A restart of the gateway forgets it.
+
+Examples:
+
+    icapgate drain 10.2.1.101:1344
+    icapgate drain --pool dlp 10.2.1.101:1344
+
+` + adminExitCodes
+}
+
+// Run is called by kong.
+func (c *drainCommand) Run(s streams) error {
+	return c.do(s, (*admin.Client).Drain)
+}
+
+// readyCommand undoes drain and maintenance.
+type readyCommand struct{ serverFlags }
+
+// Help is shown by icapgate ready --help.
+func (readyCommand) Help() string {
+	return `The server gets requests again as soon as its checks say that it is up.
+
+Examples:
+
+    icapgate ready 10.2.1.101:1344
+
+` + adminExitCodes
+}
+
+// Run is called by kong.
+func (c *readyCommand) Run(s streams) error {
+	return c.do(s, (*admin.Client).Ready)
+}
+
+// maintenanceCommand is drain without checks.
+type maintenanceCommand struct{ serverFlags }
+
+// Help is shown by icapgate maintenance --help.
+func (maintenanceCommand) Help() string {
+	return `Like drain, and the server is not checked either: for one that is switched off for a while. A restart of the gateway forgets it.
+
+Examples:
+
+    icapgate maintenance 10.2.1.101:1344
+
+` + adminExitCodes
+}
+
+// Run is called by kong.
+func (c *maintenanceCommand) Run(s streams) error {
+	return c.do(s, (*admin.Client).Maintenance)
+}
+
+// weightCommand sets a server's share.
+type weightCommand struct {
+	serverFlags
+	Weight int `arg:"" name:"WEIGHT" help:"0 to 256; 0: no new requests."`
+}
+
+// Help is shown by icapgate weight --help.
+func (weightCommand) Help() string {
+	return `A server of weight 2 gets twice the requests of one of weight 1. A restart of the gateway goes back to the configuration.
+
+Examples:
+
+    icapgate weight 10.2.1.101:1344 2
+
+` + adminExitCodes
+}
+
+// Run is called by kong.
+func (c *weightCommand) Run(s streams) error {
+	return c.do(s, func(client *admin.Client, ctx context.Context, pool, server string) error {
+		return client.Weight(ctx, pool, server, c.Weight)
+	})
+}
