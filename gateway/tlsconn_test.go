@@ -1,0 +1,720 @@
+package gateway
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"icapgate/configs"
+	"icapgate/gateway/selfsign"
+)
+
+// The first part of this file pins what the data path relies on in crypto/tls and what its documentation does not promise.
+
+// lane is one direction of a connection. While it blocks, it is a pipe with a buffer, for the handshake. After that the test says
+// how many bytes have arrived, and a reader that has had them gets errDry.
+type lane struct {
+	mu      sync.Mutex
+	changed sync.Cond
+	blocks  bool
+	sent    []byte // not yet read
+	arrived int    // of sent, when it does not block
+	fin     bool   // behind sent
+	writes  []int  // sizes
+}
+
+func newLane() *lane {
+	w := &lane{blocks: true}
+	w.changed.L = &w.mu
+	return w
+}
+
+// arrive lets n more bytes through, at most all.
+func (w *lane) arrive(n int) { w.arrived = min(w.arrived+n, len(w.sent)) }
+
+// laneEnd is one end of a connection.
+type laneEnd struct {
+	net.Conn // nil: what is not below must not be called
+	in, out  *lane
+}
+
+func (e *laneEnd) Read(p []byte) (int, error) {
+	w := e.in
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.blocks && len(w.sent) == 0 {
+		w.changed.Wait()
+	}
+	n := len(w.sent)
+	if !w.blocks {
+		n = w.arrived
+	}
+	if n == 0 && w.fin && len(w.sent) == 0 {
+		return 0, io.EOF
+	}
+	if n == 0 {
+		return 0, errDry
+	}
+	n = copy(p, w.sent[:n])
+	w.sent = w.sent[n:]
+	w.arrived = max(0, w.arrived-n)
+	return n, nil
+}
+
+func (e *laneEnd) Write(p []byte) (int, error) {
+	w := e.out
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sent = append(w.sent, p...)
+	w.writes = append(w.writes, len(p))
+	w.changed.Broadcast()
+	return len(p), nil
+}
+
+func (e *laneEnd) SetWriteDeadline(time.Time) error { return nil }
+
+// tlsPair is a connection whose handshake is over. What the server has sent behind it (tickets) is still under way.
+type tlsPair struct {
+	client, server *tls.Conn
+	up, down       *lane // client to server, server to client
+}
+
+// testCertificate returns a certificate for 127.0.0.1 and a pool that trusts it.
+func testCertificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	pem, err := selfsign.Generate([]string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(pem, pem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	return pair, roots
+}
+
+// newTLSPair makes a connection. With a cache the server asks for a client certificate, because it then sends its tickets behind the
+// client's Finished, as OpenSSL always does.
+func newTLSPair(t *testing.T, version uint16, cache tls.ClientSessionCache) *tlsPair {
+	t.Helper()
+	cert, roots := testCertificate(t)
+	p := &tlsPair{up: newLane(), down: newLane()}
+	p.client = tls.Client(&laneEnd{in: p.down, out: p.up}, &tls.Config{
+		RootCAs: roots, ServerName: "127.0.0.1", MinVersion: version, MaxVersion: version,
+		DynamicRecordSizingDisabled: true, ClientSessionCache: cache,
+	})
+	config := &tls.Config{Certificates: []tls.Certificate{cert}, DynamicRecordSizingDisabled: true}
+	if cache != nil {
+		config.ClientAuth = tls.RequestClientCert
+	}
+	p.server = tls.Server(&laneEnd{in: p.up, out: p.down}, config)
+	failed := make(chan error, 1)
+	go func() { failed <- p.server.Handshake() }()
+	if err := errors.Join(p.client.Handshake(), <-failed); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []*lane{p.up, p.down} {
+		w.blocks, w.writes = false, nil
+	}
+	return p
+}
+
+// settle lets the client take what came with the handshake.
+func (p *tlsPair) settle(t *testing.T) {
+	t.Helper()
+	p.down.arrive(1 << 20)
+	if n, err := p.client.Read(make([]byte, 1)); n != 0 || err != errDry {
+		t.Fatalf("reading what came with the handshake: %d, %v", n, err)
+	}
+}
+
+func overVersions(t *testing.T, run func(t *testing.T, version uint16)) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		t.Run(tls.VersionName(version), func(t *testing.T) { run(t, version) })
+	}
+}
+
+// overDirections runs a test on a fresh connection for both versions and both directions.
+func overDirections(t *testing.T, run func(t *testing.T, from, to *tls.Conn, w *lane)) {
+	overVersions(t, func(t *testing.T, version uint16) {
+		t.Run("to the server", func(t *testing.T) {
+			p := newTLSPair(t, version, nil)
+			run(t, p.client, p.server, p.up)
+		})
+		t.Run("to the client", func(t *testing.T) {
+			p := newTLSPair(t, version, nil)
+			p.settle(t)
+			run(t, p.server, p.client, p.down)
+		})
+	})
+}
+
+func write(t *testing.T, c *tls.Conn, p []byte) {
+	t.Helper()
+	if n, err := c.Write(p); n != len(p) || err != nil {
+		t.Fatalf("wrote %d of %d: %v", n, len(p), err)
+	}
+}
+
+// readDry reads until the transport is dry. Any other error ends the test.
+func readDry(t *testing.T, c *tls.Conn) (got []byte) {
+	t.Helper()
+	buf := make([]byte, 500)
+	for {
+		n, err := c.Read(buf)
+		got = append(got, buf[:n]...)
+		if err == errDry {
+			return got
+		}
+		if err != nil {
+			t.Fatalf("Read: %v (%T), want errDry itself", err, err)
+		}
+	}
+}
+
+// pattern returns n bytes that no shift maps to themselves.
+func pattern(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(i ^ i>>8 ^ i>>16*7)
+	}
+	return p
+}
+
+// A Read that found the transport dry can be called again, whatever part of a record had arrived.
+func TestTLSReadResumesByteByByte(t *testing.T) {
+	overDirections(t, func(t *testing.T, from, to *tls.Conn, w *lane) {
+		var want, got []byte
+		for _, size := range []int{1, 0, 100, 17_000} {
+			p := pattern(size)
+			write(t, from, p)
+			want = append(want, p...)
+		}
+		for len(w.sent) > 0 {
+			w.arrive(1)
+			got = append(got, readDry(t, to)...)
+			if !bytes.HasPrefix(want, got) {
+				t.Fatalf("after %d bytes: not what was sent", len(got))
+			}
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("got %d bytes, want %d", len(got), len(want))
+		}
+	})
+}
+
+func TestTLSReadResumesCutAnywhere(t *testing.T) {
+	overDirections(t, func(t *testing.T, from, to *tls.Conn, w *lane) {
+		for cut := 0; ; cut++ {
+			write(t, from, []byte("the first record"))
+			write(t, from, []byte("the second"))
+			all := len(w.sent)
+			if cut > all {
+				break
+			}
+			w.arrive(cut)
+			got := readDry(t, to)
+			w.arrive(all)
+			got = append(got, readDry(t, to)...)
+			if string(got) != "the first recordthe second" {
+				t.Fatalf("cut at %d of %d: got %q", cut, all, got)
+			}
+		}
+	})
+}
+
+// One read of the transport can bring several records: those that the tls.Conn holds raise no event and have to be fetched.
+func TestTLSReadTakesBufferedRecords(t *testing.T) {
+	overDirections(t, func(t *testing.T, from, to *tls.Conn, w *lane) {
+		for range 3 {
+			write(t, from, []byte("record"))
+		}
+		w.arrive(len(w.sent))
+		n, err := to.Read(make([]byte, 100))
+		if n != len("record") || err != nil {
+			t.Fatalf("first Read: %d, %v, want one record", n, err)
+		}
+		if len(w.sent) != 0 {
+			t.Fatalf("%d bytes are left in the transport: the test shows nothing", len(w.sent))
+		}
+		if got := readDry(t, to); string(got) != "recordrecord" {
+			t.Errorf("with an empty transport: got %q more, want two records", got)
+		}
+	})
+}
+
+// A handshake can't be resumed, which is why it runs in a goroutine.
+func TestTLSHandshakeDoesNotResume(t *testing.T) {
+	cert, _ := testCertificate(t)
+	up, down := newLane(), newLane()
+	up.blocks = false
+	server := tls.Server(&laneEnd{in: up, out: down}, &tls.Config{Certificates: []tls.Certificate{cert}})
+	if err := server.Handshake(); !errors.Is(err, errDry) {
+		t.Fatalf("Handshake without a ClientHello: %v, want errDry", err)
+	}
+	ended := newLane()
+	ended.blocks, ended.fin = false, true
+	_ = tls.Client(&laneEnd{in: ended, out: up}, &tls.Config{ServerName: "x"}).Handshake()
+	if len(up.sent) == 0 {
+		t.Fatal("the client has sent nothing")
+	}
+	up.arrive(len(up.sent))
+	if err := server.Handshake(); !errors.Is(err, errDry) {
+		t.Errorf("Handshake again: %v. If it can be resumed now, the handshake needs no goroutine", err)
+	}
+}
+
+// Read may return bytes and a temporary error at once: in TLS 1.2 it looks at an alert that follows.
+func TestTLSReadReturnsBytesWithError(t *testing.T) {
+	p := newTLSPair(t, tls.VersionTLS12, nil)
+	write(t, p.client, []byte("last words"))
+	data := len(p.up.sent)
+	if err := p.client.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	for partial := 1; partial < len(p.up.sent)-data; partial++ {
+		p := newTLSPair(t, tls.VersionTLS12, nil)
+		write(t, p.client, []byte("last words"))
+		_ = p.client.CloseWrite()
+		p.up.arrive(data + partial)
+		buf := make([]byte, 100)
+		if n, err := p.server.Read(buf); string(buf[:n]) != "last words" || err != errDry {
+			t.Fatalf("with %d bytes of the alert: %q, %v, want all bytes and errDry", partial, buf[:n], err)
+		}
+		p.up.arrive(100)
+		if n, err := p.server.Read(buf); n != 0 || err != io.EOF {
+			t.Fatalf("with the rest of the alert: %d, %v, want io.EOF", n, err)
+		}
+	}
+	p.up.arrive(len(p.up.sent))
+	buf := make([]byte, 100)
+	if n, err := p.server.Read(buf); string(buf[:n]) != "last words" || err != io.EOF {
+		t.Errorf("with the whole alert: %q, %v, want all bytes and io.EOF", buf[:n], err)
+	}
+}
+
+// Session tickets that come after the handshake are taken by a Read, which returns no bytes, in however many pieces they come.
+func TestTLSTicketsArriveLate(t *testing.T) {
+	cache := new(noteCache)
+	p := newTLSPair(t, tls.VersionTLS13, cache)
+	if len(p.down.sent) == 0 {
+		t.Fatal("the server has sent no ticket: nothing to test")
+	}
+	for len(p.down.sent) > 0 {
+		if cache.puts > 0 {
+			t.Fatal("a ticket was taken before it was complete")
+		}
+		p.down.arrive(1)
+		if got := readDry(t, p.client); len(got) > 0 {
+			t.Fatalf("a ticket gave %q", got)
+		}
+	}
+	if cache.puts == 0 {
+		t.Error("no ticket was taken")
+	}
+	write(t, p.server, []byte("answer"))
+	p.down.arrive(100)
+	if got := readDry(t, p.client); string(got) != "answer" {
+		t.Errorf("after the ticket: %q", got)
+	}
+}
+
+// A ticket and an answer in one segment: the answer comes with the same Read.
+func TestTLSTicketWithAnswer(t *testing.T) {
+	p := newTLSPair(t, tls.VersionTLS13, new(noteCache))
+	write(t, p.server, []byte("answer"))
+	p.down.arrive(len(p.down.sent))
+	if got := readDry(t, p.client); string(got) != "answer" {
+		t.Errorf("got %q", got)
+	}
+}
+
+type noteCache struct{ puts int }
+
+func (c *noteCache) Get(string) (*tls.ClientSessionState, bool) { return nil, false }
+func (c *noteCache) Put(string, *tls.ClientSessionState)        { c.puts++ }
+
+// Write hands out one record per write of the transport, and full ones from the start.
+func TestTLSWritesFullRecords(t *testing.T) {
+	overDirections(t, func(t *testing.T, from, to *tls.Conn, w *lane) {
+		const record, overhead = 16 << 10, 5 + 8 + 1 + 16 // header, explicit nonce (1.2), type (1.3), tag
+		write(t, from, pattern(256<<10))
+		if len(w.writes) != 16 {
+			t.Errorf("256 KiB took %d writes of %v bytes, want 16", len(w.writes), w.writes)
+		}
+		for _, n := range w.writes {
+			if n < record || n > record+overhead {
+				t.Errorf("a record of %d bytes, want 16 KiB and at most %d", n, overhead)
+			}
+		}
+		w.writes = nil
+		write(t, from, pattern(100))
+		write(t, from, nil)
+		if len(w.writes) != 1 || w.writes[0] > 100+overhead {
+			t.Errorf("100 bytes and none took writes of %v, want one record", w.writes)
+		}
+	})
+}
+
+// Both configurations of ours switch off the small records with which crypto/tls begins.
+func TestTLSConfigsHaveFullRecords(t *testing.T) {
+	pem, err := selfsign.Generate([]string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "both.pem")
+	if err := os.WriteFile(file, pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := newServerTLS(&configs.ListenerTLS{Certificates: []configs.Certificate{{CertFile: file}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := false
+	base, err := l.configFor(func() { heard = true }).GetConfigForClient(nil)
+	if err != nil || !base.DynamicRecordSizingDisabled || base.MinVersion != tls.VersionTLS12 {
+		t.Errorf("a listener starts with small records or takes less than TLS 1.2: %v", err)
+	}
+	if !heard {
+		t.Error("nobody hears of a ClientHello")
+	}
+	p, err := newPoolTLS(&configs.PoolTLS{CAFile: file})
+	if err != nil || !p.DynamicRecordSizingDisabled || p.MinVersion != tls.VersionTLS12 || p.ClientSessionCache == nil || p.InsecureSkipVerify {
+		t.Errorf("a pool starts with small records, takes less than TLS 1.2, does not resume or does not verify: %v", err)
+	}
+}
+
+func TestTLSCloseNotify(t *testing.T) {
+	overDirections(t, func(t *testing.T, from, to *tls.Conn, w *lane) {
+		write(t, from, []byte("bye"))
+		if err := from.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if err := from.CloseWrite(); err != nil {
+			t.Errorf("a second CloseWrite: %v", err)
+		}
+		if _, err := from.Write([]byte("more")); err == nil {
+			t.Error("Write after CloseWrite worked")
+		}
+		var got []byte
+		var end error
+		buf := make([]byte, 10)
+		for len(w.sent) > 0 || end == nil {
+			w.arrive(1)
+			n, err := to.Read(buf)
+			got = append(got, buf[:n]...)
+			if err != errDry && err != nil {
+				end = err
+				break
+			}
+		}
+		if string(got) != "bye" || end != io.EOF || len(w.sent) > 0 {
+			t.Errorf("got %q, %v with %d bytes under way, want io.EOF behind the last byte", got, end, len(w.sent))
+		}
+		if n, err := to.Read(buf); n != 0 || err != io.EOF {
+			t.Errorf("another Read: %d, %v, want io.EOF again", n, err)
+		}
+	})
+}
+
+// Closing one direction leaves the other one open.
+func TestTLSHalfClose(t *testing.T) {
+	overVersions(t, func(t *testing.T, version uint16) {
+		p := newTLSPair(t, version, nil)
+		p.settle(t)
+		_ = p.client.CloseWrite()
+		p.up.arrive(100)
+		if _, err := p.server.Read(make([]byte, 10)); err != io.EOF {
+			t.Fatalf("Read: %v, want io.EOF", err)
+		}
+		write(t, p.server, []byte("answer"))
+		p.down.arrive(100)
+		if got := readDry(t, p.client); string(got) != "answer" {
+			t.Errorf("after its close_notify the client read %q", got)
+		}
+	})
+}
+
+// A FIN without close_notify is io.EOF between records and io.ErrUnexpectedEOF within one.
+func TestTLSFin(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		cut  func(record int) int
+		want error
+	}{
+		{"between records", func(int) int { return 0 }, io.EOF},
+		{"within the header", func(int) int { return 3 }, io.ErrUnexpectedEOF},
+		{"behind the header", func(int) int { return 5 }, io.ErrUnexpectedEOF},
+		{"before the last byte", func(n int) int { return n - 1 }, io.ErrUnexpectedEOF},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			overDirections(t, func(t *testing.T, from, to *tls.Conn, w *lane) {
+				write(t, from, []byte("whole"))
+				w.arrive(len(w.sent))
+				if got := readDry(t, to); string(got) != "whole" {
+					t.Fatalf("got %q", got)
+				}
+				write(t, from, []byte("cut off"))
+				w.sent, w.fin = w.sent[:tt.cut(len(w.sent))], true
+				w.arrive(len(w.sent))
+				if n, err := to.Read(make([]byte, 10)); n != 0 || err != tt.want {
+					t.Errorf("Read: %d, %v, want %v", n, err, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// Bytes that are no record of the peer's end the connection for good: the error is not taken for dryness.
+func TestTLSBrokenRecord(t *testing.T) {
+	overDirections(t, func(t *testing.T, from, to *tls.Conn, w *lane) {
+		write(t, from, []byte("whole"))
+		w.sent[len(w.sent)-1] ^= 1
+		w.arrive(len(w.sent))
+		for range 2 {
+			if n, err := to.Read(make([]byte, 10)); n != 0 || err == nil || err == errDry || err == io.EOF {
+				t.Errorf("Read: %d, %v, want an error that stays", n, err)
+			}
+		}
+	})
+}
+
+// The second part is about tlsStream itself, on a conn of a loop that does not run.
+
+// streamPair is a tlsStream on a loop's connection and the client at its other end.
+type streamPair struct {
+	t      *testing.T
+	conn   *conn
+	client *tls.Conn
+	raw    net.Conn // under client
+}
+
+func newStreamPair(t *testing.T, version uint16) *streamPair {
+	t.Helper()
+	cert, roots := testCertificate(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	raw, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = raw.SetDeadline(time.Now().Add(patience))
+	client := tls.Client(raw, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: version, MaxVersion: version})
+	failed := make(chan error, 1)
+	go func() { failed <- client.Handshake() }()
+	transport := &transport{Conn: nc}
+	s := &tlsStream{
+		tls:       tls.Server(transport, &tls.Config{Certificates: []tls.Certificate{cert}, DynamicRecordSizingDisabled: true}),
+		transport: transport,
+	}
+	if err := errors.Join(s.tls.Handshake(), <-failed); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := dupFD(nc)
+	nc.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &conn{loop: &loop{now: 1}, fd: fd, writable: true, readable: true}
+	s.attach(c)
+	t.Cleanup(func() { unix.Close(fd); raw.Close() })
+	return &streamPair{t, c, client, raw}
+}
+
+// wake waits until the socket is readable, as the poller would.
+func (p *streamPair) wake() {
+	p.t.Helper()
+	poll := []unix.PollFd{{Fd: int32(p.conn.fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(poll, int(patience/time.Millisecond))
+		if err == unix.EINTR {
+			continue
+		}
+		if n != 1 || err != nil {
+			p.t.Fatalf("nothing came: %v", err)
+		}
+		p.conn.readable, p.conn.dry = true, false
+		return
+	}
+}
+
+// One read takes as many records as there are and fit, and tells that the socket is dry in the same call.
+func TestStreamReadsManyRecords(t *testing.T) {
+	overVersions(t, func(t *testing.T, version uint16) {
+		p := newStreamPair(t, version)
+		if got := p.conn.stream.version(); got != version {
+			t.Errorf("version %x, want %x", got, version)
+		}
+		if n, err := p.conn.read(make([]byte, 10)); n != 0 || err != errDry || !p.conn.dry {
+			t.Fatalf("reading nothing: %d, %v, dry %v", n, err, p.conn.dry)
+		}
+		want := pattern(50_000)
+		go p.client.Write(want)
+		var got []byte
+		buf := make([]byte, 64<<10)
+		for len(got) < len(want) {
+			p.wake()
+			for !p.conn.dry {
+				n, err := p.conn.read(buf)
+				got = append(got, buf[:n]...)
+				if err != nil && err != errDry {
+					t.Fatal(err)
+				}
+			}
+		}
+		if !bytes.Equal(got, want) {
+			t.Error("not what was sent")
+		}
+		if p.conn.received < uint64(len(want)) {
+			t.Errorf("%d bytes counted on the wire, want at least %d", p.conn.received, len(want))
+		}
+	})
+}
+
+// A buffer smaller than a record: the rest comes from the stream while the socket is dry already.
+func TestStreamReadsIntoSmallBuffers(t *testing.T) {
+	overVersions(t, func(t *testing.T, version uint16) {
+		p := newStreamPair(t, version)
+		want := pattern(10_000)
+		if _, err := p.client.Write(want); err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		buf := make([]byte, 333)
+		for len(got) < len(want) {
+			p.wake()
+			for !p.conn.dry {
+				n, err := p.conn.read(buf)
+				got = append(got, buf[:n]...)
+				if err != nil && err != errDry || err == nil && n != len(buf) {
+					t.Fatalf("read %d of %d: %v", n, len(buf), err)
+				}
+			}
+		}
+		if !bytes.Equal(got, want) {
+			t.Error("not what was sent")
+		}
+	})
+}
+
+// Both ends of a peer look like the end of the stream: ICAP's own framing tells whether something is missing.
+func TestStreamEnds(t *testing.T) {
+	ends := []struct {
+		name string
+		end  func(p *streamPair)
+	}{
+		{"close_notify", func(p *streamPair) { _ = p.client.CloseWrite() }},
+		{"FIN", func(p *streamPair) { _ = p.raw.(*net.TCPConn).CloseWrite() }},
+		{"FIN within a record", func(p *streamPair) {
+			_, _ = p.raw.Write([]byte{23, 3, 3, 0, 100, 1, 2, 3})
+			_ = p.raw.(*net.TCPConn).CloseWrite()
+		}},
+	}
+	for _, e := range ends {
+		t.Run(e.name, func(t *testing.T) {
+			overVersions(t, func(t *testing.T, version uint16) {
+				p := newStreamPair(t, version)
+				if _, err := p.client.Write([]byte("last words")); err != nil {
+					t.Fatal(err)
+				}
+				e.end(p)
+				var got []byte
+				var end error
+				buf := make([]byte, 100)
+				for end == nil {
+					p.wake()
+					for !p.conn.dry && end == nil {
+						var n int
+						n, end = p.conn.read(buf)
+						got = append(got, buf[:n]...)
+						if end == errDry {
+							end = nil
+						}
+					}
+				}
+				if string(got) != "last words" || end != io.EOF || !p.conn.eof {
+					t.Errorf("got %q, %v, eof %v, want all bytes and io.EOF", got, end, p.conn.eof)
+				}
+				if n, err := p.conn.read(buf); n != 0 || err != io.EOF {
+					t.Errorf("another read: %d, %v, want io.EOF", n, err)
+				}
+			})
+		})
+	}
+}
+
+func TestStreamReset(t *testing.T) {
+	p := newStreamPair(t, tls.VersionTLS13)
+	_ = p.raw.(*net.TCPConn).SetLinger(0)
+	p.raw.Close()
+	p.wake()
+	if n, err := p.conn.read(make([]byte, 10)); n != 0 || !isReset(err) {
+		t.Errorf("read: %d, %v, want a reset", n, err)
+	}
+}
+
+// Writing only appends to the out-buffer; flush sends what has gathered, close_notify included.
+func TestStreamWritesWaitForFlush(t *testing.T) {
+	overVersions(t, func(t *testing.T, version uint16) {
+		p := newStreamPair(t, version)
+		want := pattern(100_000)
+		p.conn.send(want[:40_000])
+		p.conn.send(want[40_000:])
+		if p.conn.sent != 0 || p.conn.pending() <= len(want) {
+			t.Fatalf("%d bytes sent and %d pending before the flush, want 0 and more than %d", p.conn.sent, p.conn.pending(), len(want))
+		}
+		p.conn.stream.closeWrite()
+		got := make(chan []byte)
+		go func() {
+			b, err := io.ReadAll(p.client) // to the close_notify
+			if err != nil {
+				t.Error(err)
+			}
+			got <- b
+		}()
+		for p.conn.pending() > 0 {
+			poll := []unix.PollFd{{Fd: int32(p.conn.fd), Events: unix.POLLOUT}}
+			if n, err := unix.Poll(poll, int(patience/time.Millisecond)); n != 1 && err != unix.EINTR {
+				t.Fatalf("the socket takes nothing: %v", err)
+			}
+			p.conn.writable = true
+			p.conn.flush()
+			if p.conn.writeErr != nil {
+				t.Fatal(p.conn.writeErr)
+			}
+		}
+		if !bytes.Equal(<-got, want) {
+			t.Error("not what was sent")
+		}
+	})
+}
+
+func TestErrDryIsTemporary(t *testing.T) {
+	var ne net.Error
+	if !errors.As(errDry, &ne) || !ne.Timeout() || fmt.Sprint(errDry) == "" {
+		t.Error("errDry is not a net.Error of a timeout")
+	}
+	if te, ok := errDry.(interface{ Temporary() bool }); !ok || !te.Temporary() {
+		t.Error("errDry is not temporary: crypto/tls would make it permanent")
+	}
+}
