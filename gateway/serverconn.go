@@ -22,6 +22,7 @@ const (
 	serverConnecting serverState = iota // also the TLS handshake
 	serverReady                         // connected and idle: in its shard, or just taken from it
 	serverBusy                          // it carries an attempt
+	serverFlushing                      // the answer came early: the end of the request is still on its way to the server
 )
 
 // serverConn is one connection to a server. On the loop it has one owner at a time: the shard while it is idle, the
@@ -119,6 +120,15 @@ func (c *serverConn) onWritable() {
 			c.loop.runLater(&c.tx.s.conn)
 		}
 		c.endRound()
+	case serverFlushing:
+		switch {
+		case c.writeErr != nil:
+			c.shut(reasonReset)
+		case c.pending() == 0:
+			c.reuse()
+		default:
+			c.setTimer()
+		}
 	}
 }
 
@@ -136,7 +146,7 @@ func (c *serverConn) run() {
 	switch c.state {
 	case serverConnecting:
 		return
-	case serverReady:
+	case serverReady, serverFlushing:
 		c.onIdleBytes()
 		return
 	}
@@ -191,8 +201,8 @@ func (c *serverConn) onReadEnd(err error) {
 	}
 }
 
-// onIdleBytes handles bytes or the end on an idle connection. Bytes can't be an answer to anything: some servers say 408
-// before they close.
+// onIdleBytes handles bytes or the end on a connection without an attempt. Bytes can't be an answer to anything: some servers say
+// 408 before they close.
 func (c *serverConn) onIdleBytes() {
 	n, err := c.read(c.loop.scratch)
 	switch {
@@ -204,7 +214,7 @@ func (c *serverConn) onIdleBytes() {
 }
 
 func (c *serverConn) leaveShard(r closeReason) {
-	if c.shard.Remove(c) {
+	if c.state == serverFlushing || c.shard.Remove(c) {
 		c.shut(r)
 	}
 }
@@ -363,12 +373,25 @@ func (c *serverConn) finish(requestSent bool) {
 	c.dropIn()
 	switch {
 	case c.closed:
-	case !requestSent || !c.finished || c.pending() > 0 || c.writeErr != nil:
+	case !requestSent || !c.finished || c.writeErr != nil:
 		c.shut(reasonNotReusable)
+	case c.pending() > 0:
+		c.state = serverFlushing
+		c.setTimer()
+	default:
+		c.reuse()
+	}
+}
+
+// reuse makes a connection idle that has nothing more to do, if it can be used again.
+func (c *serverConn) reuse() {
+	switch {
 	case c.closes || !c.pool.table.cfg.Reuse:
 		c.shut(reasonDone)
 	case !c.usable(&c.pool.idle, c.loop.now):
 		c.shut(reasonNotReusable)
+	case c.loop.shards[c.server] != c.shard:
+		c.shut(reasonRetired)
 	default:
 		c.park()
 	}
@@ -456,7 +479,7 @@ func (c *serverConn) shut(r closeReason) {
 
 // abort is called when the loop ends or a handler has panicked.
 func (c *serverConn) abort(r closeReason) {
-	if c.state == serverReady {
+	if c.state == serverReady || c.state == serverFlushing {
 		c.leaveShard(r)
 		return
 	}
@@ -508,6 +531,10 @@ func (c *serverConn) onTimer() {
 	case waitUse:
 		c.leaveShard(reasonIdle)
 	case waitTaken:
+		if c.state == serverFlushing {
+			c.shut(reasonSendTimeout)
+			return
+		}
 		c.fail(failTimeout, reasonSendTimeout)
 	case waitAnswer:
 		c.fail(failTimeout, reasonResponseTimeout)

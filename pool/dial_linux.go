@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"time"
@@ -16,7 +17,15 @@ func Dial(addr netip.AddrPort, userTimeout time.Duration) (fd int, err error) {
 	if ip := addr.Addr(); ip.Is4() || ip.Is4In6() {
 		family, sa = unix.AF_INET, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: ip.Unmap().As4()}
 	} else {
-		sa = &unix.SockaddrInet6{Port: int(addr.Port()), Addr: ip.As16()}
+		to := &unix.SockaddrInet6{Port: int(addr.Port()), Addr: ip.As16()}
+		if ip.Zone() != "" { // a link-local address
+			link, err := net.InterfaceByName(ip.Zone())
+			if err != nil {
+				return -1, err
+			}
+			to.ZoneId = uint32(link.Index)
+		}
+		sa = to
 	}
 	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
