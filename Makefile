@@ -10,10 +10,12 @@ BENCH_ONLY := HdrHistogram|go-analyze/charts|vbauerster/mpb|^icapgate/bench$$
 TESTFLAGS ?=
 FUZZTIME ?= 10s
 BENCH ?= .
+ROWS ?=
+ROUNDS ?= 7
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build run test race check format vet staticcheck deps-check deps-list vulncheck deps fuzz bench clean
+.PHONY: help build run test race check format vet staticcheck deps-check deps-list vulncheck deps fuzz bench compare clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -76,6 +78,9 @@ fuzz: ## fuzz every target for FUZZTIME (10s)
 
 bench: ## run the benchmarks of the packages (BENCH=regexp)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+compare: ## measure icapgate against the HAProxy, nginx and stunnel that are installed (ROWS=, ROUNDS=7)
+	go run ./bench/compare --rows '$(ROWS)' --rounds $(ROUNDS)
 
 clean: ## remove what make has built and fetched
 	rm -rf bin .cache
