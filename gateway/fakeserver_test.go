@@ -138,7 +138,7 @@ func (f *fakeServer) serve(s *serverSide) {
 		}
 		if s.isCheck() {
 			f.mu.Lock()
-			answer := wire(f.options + "¶")
+			answer := []byte(text(f.options + "¶"))
 			f.mu.Unlock()
 			if _, err := s.Write(answer); err != nil {
 				return
@@ -199,8 +199,8 @@ func (s *serverSide) isCheck() bool {
 	if p, _ := s.r.Peek(len("OPTIONS")); string(p) != "OPTIONS" {
 		return false
 	}
-	for n := 1; ; n = s.r.Buffered() + 1 {
-		p, err := s.r.Peek(s.r.Buffered())
+	for {
+		p, _ := s.r.Peek(s.r.Buffered())
 		if end := bytes.Index(p, []byte("\r\n\r\n")); end >= 0 {
 			if !bytes.Contains(p[:end], []byte("icapgate-check")) {
 				return false
@@ -208,7 +208,7 @@ func (s *serverSide) isCheck() bool {
 			_, _ = s.r.Discard(end + 4)
 			return true
 		}
-		if _, err = s.r.Peek(n); err != nil {
+		if _, err := s.r.Peek(len(p) + 1); err != nil {
 			return false
 		}
 	}
@@ -232,12 +232,8 @@ func (s *serverSide) over(t testing.TB) {
 
 // reset ends a connection with a RST.
 func (c *client) reset() {
-	nc := c.Conn
-	if tc, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		nc = tc.NetConn()
-	}
-	_ = nc.(*net.TCPConn).SetLinger(0)
-	nc.Close()
+	_ = c.tcp().SetLinger(0)
+	c.tcp().Close()
 }
 
 // rest reads to the end of the connection, however it comes.
@@ -247,7 +243,47 @@ func (c *client) rest() string {
 	return b.String()
 }
 
-// wire turns "¶" into CRLF.
-func wire(s string) []byte { return []byte(text(s)) }
-
+// text turns "¶" into CRLF.
 func text(s string) string { return strings.ReplaceAll(s, "¶", "\r\n") }
+
+// tcp is the socket below a connection.
+func (c *client) tcp() *net.TCPConn {
+	nc := c.Conn
+	if tc, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = tc.NetConn()
+	}
+	return nc.(*net.TCPConn)
+}
+
+// control runs f on the socket of a connection.
+func (c *client) control(t testing.TB, f func(fd int) error) {
+	t.Helper()
+	rc, err := c.tcp().SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cerr := rc.Control(func(fd uintptr) { err = f(int(fd)) }); cerr != nil || err != nil {
+		t.Fatal(cerr, err)
+	}
+}
+
+// unread is how many bytes have come and were not read.
+func unread(t testing.TB, s *serverSide) (n int) {
+	s.control(t, func(fd int) (err error) {
+		n, err = unix.IoctlGetInt(fd, unix.TIOCINQ)
+		return err
+	})
+	return n + s.r.Buffered()
+}
+
+// segments is how many segments with data have come.
+func segments(t testing.TB, c *client) (n int) {
+	c.control(t, func(fd int) error {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil {
+			n = int(info.Data_segs_in)
+		}
+		return err
+	})
+	return n
+}

@@ -107,7 +107,7 @@ func (g *testGateway) dial(listener int) *client {
 		g.t.Fatal(err)
 	}
 	if g.listeners[listener].tls != nil {
-		tc := tls.Client(nc, &tls.Config{RootCAs: g.roots, ServerName: "127.0.0.1"})
+		tc := tls.Client(nc, &tls.Config{RootCAs: g.roots, ServerName: "127.0.0.1", DynamicRecordSizingDisabled: true})
 		if err := tc.Handshake(); err != nil {
 			g.t.Fatal(err)
 		}

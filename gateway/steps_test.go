@@ -1,9 +1,13 @@
 package gateway
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
+
+	"icapgate/icap"
 )
 
 // Blocks of the vectors; "¶" stands for CRLF, SERVER for the server's address.
@@ -186,3 +190,35 @@ func overBoth(t *testing.T, run func(t *testing.T, listener int)) {
 
 // quiet is YAML of a pool whose servers are checked at the start and then left alone.
 const quiet = "    health: {interval: 1h}\n"
+
+// bodyReader reads a chunked body and forgets it.
+type bodyReader struct{ body icap.BodyReader }
+
+// read returns the size and the hash of the payload.
+func (r *bodyReader) read(c *client) (n uint64, sum [32]byte, err error) {
+	h := sha256.New()
+	r.body.Reset(icap.BodyConfig{Preview: -1, Response: true})
+	for r.body.End() == icap.EndNone {
+		if _, err = c.r.Peek(1); err != nil {
+			return r.body.Payload(), sum, err
+		}
+		p, _ := c.r.Peek(c.r.Buffered())
+		data, k, err := r.body.NextData(p)
+		if err != nil {
+			return r.body.Payload(), sum, err
+		}
+		h.Write(data)
+		_, _ = c.r.Discard(k)
+	}
+	return r.body.Payload(), [32]byte(h.Sum(nil)), nil
+}
+
+// payloadSum is the hash of the payload of chunked(n, size).
+func payloadSum(n, size int) [32]byte {
+	h := sha256.New()
+	for ; n > 0; n -= size {
+		k := min(n, size)
+		_, _ = io.WriteString(h, strings.Repeat("0123456789abcdef", k/16+1)[:k])
+	}
+	return [32]byte(h.Sum(nil))
+}

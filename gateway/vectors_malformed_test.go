@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"io"
 	"net"
 	"regexp"
 	"strconv"
@@ -226,10 +227,10 @@ func TestFramingFloods(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			overBoth(t, func(t *testing.T, listener int) {
 				p := newPlayer(t, g, f, listener)
-				go p.c.Write(wire(v05)[:len(text(RL+reqBody))])
+				go io.WriteString(p.c, text(RL+reqBody))
 				s := f.next(t) // the flood begins when the request has been sent on
 				s.expectStep(0, "server", strings.ReplaceAll(text(forwarded(RL+reqBody)), "SERVER", f.address))
-				go p.c.Write(wire(v.flood))
+				go io.WriteString(p.c, text(v.flood))
 				p.c.refusal(400, true)
 				p.c.rest() // it may be cut off while it floods on
 				if got := s.rest(); strings.HasSuffix(got, "0\r\n\r\n") {

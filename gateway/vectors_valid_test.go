@@ -30,7 +30,7 @@ func playAll(t *testing.T, vectors []exchange) {
 
 func TestValidRequests(t *testing.T) {
 	const (
-		V01 = "OPTIONS icap://gw/r ICAP/1.0¶Host: gw¶¶"
+		V01      = "OPTIONS icap://gw/r ICAP/1.0¶Host: gw¶¶"
 		bodyOnly = RL + "Encapsulated: req-body=0¶¶"
 	)
 	options := "ICAP/1.0 200 OK¶ISTag: \"s\"¶Methods: REQMOD¶Encapsulated: null-body=0¶¶"
@@ -129,7 +129,9 @@ func TestConnectionClose(t *testing.T) {
 		first := newPlayer(t, g, f, listener)
 		first.play(sends(strings.Replace(v05, "Host: gw¶", "Host: gw¶Connection: Close¶", 1)), arrives(forwarded(v05)), answers(page), gets(closing))
 		first.c.closed()
-		for range len(g.loops) { // the next client may be on another loop, the one after it is not
+		first.c.Close()
+		eventually(t, "end of the session", func() bool { return g.Sessions() == 0 })
+		for range g.loops { // one client on each loop
 			second := newPlayer(t, g, f, listener)
 			second.again(false)
 			if second.s == first.s {
