@@ -9,6 +9,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"icapgate/bench"
+	"icapgate/cmd/completion"
 )
 
 // Exit codes, as the help of each command tells them.
@@ -26,6 +27,8 @@ type cli struct {
 	Send  sendCmd  `cmd:"" help:"Send one file as an ICAP client would, and print the exchange and the verdict."`
 	Load  loadCmd  `cmd:"" help:"Make a load and measure it."`
 	Serve serveCmd `cmd:"" help:"Be one or more fake DLP servers."`
+
+	Completion completion.Command `cmd:"" help:"Print a script that completes this command line in a shell."`
 }
 
 func main() {

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/alecthomas/kong"
+
+	"icapgate/cmd/completion"
 )
 
 // Exit codes, which --help tells.
@@ -30,7 +32,8 @@ type commands struct {
 	Maintenance maintenanceCommand `cmd:"" help:"Give a server no new requests, and no checks."`
 	Weight      weightCommand      `cmd:"" help:"Set a server's share of the requests."`
 
-	Version versionCommand `cmd:"" help:"Show the version."`
+	Version    versionCommand     `cmd:"" help:"Show the version."`
+	Completion completion.Command `cmd:"" help:"Print a script that completes this command line in a shell."`
 }
 
 // Help is what follows the usage line of icapgate --help; kong sets indented lines as they are.

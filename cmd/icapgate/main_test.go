@@ -79,7 +79,7 @@ func TestUsage(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "run", "check", "cert", "status", "drain", "ready", "maintenance", "weight"} {
+	for _, command := range []string{"", "run", "check", "cert", "status", "drain", "ready", "maintenance", "weight", "completion"} {
 		stdout, stderr, code := icapgate(t, "", append(strings.Fields(command), "--help")...)
 		if code != 0 || stderr != "" {
 			t.Errorf("icapgate %s --help: exit code %d, stderr %q", command, code, stderr)
