@@ -1,0 +1,167 @@
+package accesslog
+
+import (
+	"encoding/base64"
+	"net/netip"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// Record is one transaction. The strings and slices are used during Append only.
+type Record struct {
+	Time     time.Time // when the request's heads were in
+	ID       ID
+	Client   netip.AddrPort
+	Listener string
+	TLS      string // "1.2", "1.3", "": plain
+	Method   string
+	Path     []byte // with the query, as received
+	Service  string // path of the route, "": none
+	Pool     string
+	Server   string // ip:port of the last attempt
+	Status   int    // ICAP status that the client got, 0: none
+	Attempts int
+	In, Out  uint64 // payload bytes of the request's and of the answer's body
+
+	Queue, Connect, FirstByte, Total time.Duration // FirstByte 0: no answer
+
+	ClientIP []byte // X-Client-IP
+	User     []byte // X-Authenticated-User as received; base64 is decoded
+	End      string // why it ended
+}
+
+// ID names a transaction: unique among the gateways of a cluster for all practical purposes, and sortable by start and loop.
+type ID struct {
+	Start  uint64 // of the process, and its random part
+	Loop   uint8
+	Number uint64 // on the loop
+}
+
+// Append appends the ID as text: its three parts in hex.
+func (id ID) Append(dst []byte) []byte {
+	const digits = "0123456789abcdef"
+	for shift := 60; shift >= 0; shift -= 4 {
+		dst = append(dst, digits[id.Start>>shift&15])
+	}
+	dst = append(dst, '-')
+	dst = strconv.AppendUint(dst, uint64(id.Loop), 16)
+	dst = append(dst, '-')
+	return strconv.AppendUint(dst, id.Number, 16)
+}
+
+// append encodes r as a JSON object and a newline. Fields without a value are left out, except for those that every record has.
+func (r *Record) append(b []byte) []byte {
+	b = append(b, `{"time":"`...)
+	b = r.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
+	b = append(b, `","id":"`...)
+	b = r.ID.Append(b)
+	b = append(b, `","client":"`...)
+	b = r.Client.AppendTo(b)
+	b = append(b, '"')
+	b = text(b, "listener", r.Listener)
+	b = text(b, "tls", r.TLS)
+	b = text(b, "method", r.Method)
+	b = text(b, "path", r.Path)
+	b = text(b, "service", r.Service)
+	b = text(b, "pool", r.Pool)
+	b = text(b, "server", r.Server)
+	b = number(b, "status", int64(r.Status))
+	b = number(b, "attempts", int64(r.Attempts))
+	b = number(b, "bytes_in", int64(r.In))
+	b = number(b, "bytes_out", int64(r.Out))
+	b = seconds(b, "queue", r.Queue)
+	b = seconds(b, "connect", r.Connect)
+	b = seconds(b, "first_byte", r.FirstByte)
+	b = seconds(b, "total", r.Total)
+	b = text(b, "x_client_ip", r.ClientIP)
+	b = user(b, r.User)
+	b = text(b, "end", r.End)
+	return append(b, "}\n"...)
+}
+
+// text appends a member unless it is empty.
+func text[T string | []byte](b []byte, name string, value T) []byte {
+	if len(value) == 0 {
+		return b
+	}
+	b = member(b, name)
+	return quote(b, value)
+}
+
+func member(b []byte, name string) []byte {
+	b = append(b, `,"`...)
+	b = append(b, name...)
+	return append(b, `":`...)
+}
+
+func number(b []byte, name string, n int64) []byte {
+	return strconv.AppendInt(member(b, name), n, 10)
+}
+
+// seconds appends a duration in seconds with microseconds.
+func seconds(b []byte, name string, d time.Duration) []byte {
+	us := d.Microseconds()
+	b = strconv.AppendInt(member(b, name), us/1e6, 10)
+	b = append(b, '.')
+	for div := int64(100000); div > 0; div /= 10 {
+		b = append(b, byte('0'+us/div%10))
+	}
+	return b
+}
+
+// user appends X-Authenticated-User. Clients send it in base64 ("WinNT://DOMAIN/user"); a value that does not decode to text
+// is logged as it is.
+func user(b []byte, value []byte) []byte {
+	if len(value) == 0 {
+		return b
+	}
+	var plain [512]byte
+	if n := base64.StdEncoding.DecodedLen(len(value)); n <= len(plain) {
+		if n, err := base64.StdEncoding.Decode(plain[:], value); err == nil && printable(plain[:n]) {
+			return text(b, "user", plain[:n])
+		}
+	}
+	return text(b, "user", value)
+}
+
+func printable(p []byte) bool {
+	for _, c := range p {
+		if c < 0x20 || c == 0x7f {
+			return false
+		}
+	}
+	return len(p) > 0 && utf8.Valid(p)
+}
+
+// quote appends value as a JSON string. What is not UTF-8 becomes U+FFFD.
+func quote[T string | []byte](b []byte, value T) []byte {
+	const digits = "0123456789abcdef"
+	b = append(b, '"')
+	for i := 0; i < len(value); {
+		c := value[i]
+		switch {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+			i++
+		case c < 0x20 || c == 0x7f:
+			b = append(b, `\u00`...)
+			b = append(b, digits[c>>4], digits[c&15])
+			i++
+		case c < utf8.RuneSelf:
+			b = append(b, c)
+			i++
+		default:
+			r, size := decodeRune(value[i:])
+			b = utf8.AppendRune(b, r)
+			i += size
+		}
+	}
+	return append(b, '"')
+}
+
+func decodeRune[T string | []byte](value T) (rune, int) {
+	var head [utf8.UTFMax]byte
+	n := copy(head[:], value)
+	return utf8.DecodeRune(head[:n])
+}
