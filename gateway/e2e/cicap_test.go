@@ -153,7 +153,7 @@ func checkSpread(t *testing.T, g *testGateway, servers []*cicap, least int) {
 		var counted [2]int
 		for i, s := range servers {
 			counted[i] = g.sum("requests_total", fmt.Sprintf(`server="%s" method="%s"`, s.address, method))
-			eventually(t, fmt.Sprintf("%d %s in the log of %s", counted[i], method, s.address), func() bool { return s.served(t, method) == counted[i] })
+			s.eventuallyServed(t, method, counted[i])
 		}
 		t.Logf("%s: %d and %d", method, counted[0], counted[1])
 		if 100*min(counted[0], counted[1]) < least*(counted[0]+counted[1]) {

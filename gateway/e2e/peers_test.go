@@ -50,26 +50,31 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 // daemon is a program that runs beside the test. It has a process group of its own, which ends with the test.
 type daemon struct {
-	name   string
-	cmd    *exec.Cmd
-	log    string // file with its stdout and stderr
-	ended  chan struct{}
-	result error          // valid when ended is closed
-	guard  io.WriteCloser // see launch
+	name           string
+	cmd            *exec.Cmd
+	stdout, stderr string // files with what it has printed
+	ended          chan struct{}
+	result         error          // valid when ended is closed
+	guard          io.WriteCloser // see launch
 }
 
 // launch starts a program. Should this process die without a clean-up (a panic, go test's own timeout), a guard ends the
 // program's group: it is a shell that waits for a line from us and acts when it gets the end of the pipe instead.
 func launch(t testing.TB, dir, path string, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{name: filepath.Base(path), log: filepath.Join(dir, "output"), ended: make(chan struct{})}
-	out, err := os.Create(d.log)
-	if err != nil {
-		t.Fatal(err)
+	d := &daemon{
+		name: filepath.Base(path), cmd: exec.Command(path, args...), ended: make(chan struct{}),
+		stdout: filepath.Join(dir, "stdout"), stderr: filepath.Join(dir, "stderr"),
 	}
-	defer out.Close()
-	d.cmd = exec.Command(path, args...)
-	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = dir, out, out
+	for file, to := range map[string]*io.Writer{d.stdout: &d.cmd.Stdout, d.stderr: &d.cmd.Stderr} {
+		f, err := os.Create(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		*to = f
+	}
+	d.cmd.Dir = dir
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := d.cmd.Start(); err != nil {
 		t.Fatalf("cannot start %s: %v", d.name, err)
@@ -78,9 +83,10 @@ func launch(t testing.TB, dir, path string, args ...string) *daemon {
 		d.result = d.cmd.Wait()
 		close(d.ended)
 	}()
-	const script = `read -r _ || { kill -TERM -- "-$1"; sleep 1; kill -KILL -- "-$1"; } 2>/dev/null`
+	const script = `read -r _ || { kill -TERM "-$1"; sleep 5; kill -KILL "-$1"; } 2>/dev/null`
 	guard := exec.Command("/bin/sh", "-c", script, "guard", strconv.Itoa(d.cmd.Process.Pid))
 	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var err error
 	d.guard, err = guard.StdinPipe()
 	if err == nil {
 		err = guard.Start()
@@ -122,8 +128,9 @@ func (d *daemon) stop() {
 
 // output returns what the program has printed.
 func (d *daemon) output() string {
-	text, _ := os.ReadFile(d.log)
-	return string(text)
+	out, _ := os.ReadFile(d.stdout)
+	log, _ := os.ReadFile(d.stderr)
+	return string(out) + string(log)
 }
 
 // startDaemon runs a program that listens. configure gets the program's folder and its address, writes what the program needs and
@@ -290,6 +297,12 @@ func (c *cicap) served(t testing.TB, method string) int {
 		t.Fatal(err)
 	}
 	return bytes.Count(text, []byte(" "+method+" "))
+}
+
+// eventuallyServed waits until the log has so many requests of a method; a line is written after its answer.
+func (c *cicap) eventuallyServed(t testing.TB, method string, want int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d %s in the log of %s", want, method, c.address), func() bool { return c.served(t, method) == want })
 }
 
 // startStunnel runs stunnel with one service; conf is its configuration but for the address to accept on.

@@ -29,7 +29,13 @@ func startStub(t *testing.T, cfg dlpstub.Config) *stub {
 		t.Fatal(err)
 	}
 	s := &stub{address: ln.Addr().String(), connections: make(map[int]bool)}
-	cfg.Hook = s.count
+	more := cfg.Hook
+	cfg.Hook = func(r *dlpstub.Request) {
+		s.count(r)
+		if more != nil {
+			more(r)
+		}
+	}
 	s.Server = dlpstub.New(cfg)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ln) }()
