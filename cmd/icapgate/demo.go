@@ -189,9 +189,10 @@ func (d *demo) hints() string {
     bin/icapbench send README.md icap://%[2]s/reqmod
     bin/icapbench send --ca %[4]s README.md icaps://%[1]s/reqmod
     bin/icapbench load --ca %[4]s icaps://%[1]s/reqmod
-    curl http://%[3]s/status
+    bin/icapgate status
+    bin/icapgate drain %[5]s
     curl http://%[3]s/metrics
 
 and http://%[3]s/ in a browser. Ctrl-C ends the demo.
-`, icaps, icap, admin, d.cfg.Listeners[0].TLS.Certificates[0].CertFile)
+`, icaps, icap, admin, d.cfg.Listeners[0].TLS.Certificates[0].CertFile, d.servers[0].address)
 }
