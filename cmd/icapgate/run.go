@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"icapgate/configs"
 	"icapgate/gateway"
@@ -31,7 +32,8 @@ Examples:
 
 Signals:
 
-    TERM, INT    drain: accept no client, end the running requests within drain_timeout, exit 0; a second one ends at once
+    TERM, INT    drain: accept no client, end the running requests within drain_timeout, exit 0; one more, a second later,
+                 ends at once
     HUP          reload; not there yet: restart for a changed configuration
     USR1         reopen log files; not there yet
 
@@ -51,7 +53,7 @@ func (c *runCommand) Run(s streams) error {
 			return err
 		}
 		defer d.close()
-		return d.run(s)
+		return advise(d.run(s))
 	case c.Config == "":
 		return usageError{errors.New("nothing to run: icapgate run --config FILE runs the gateway with your configuration, " +
 			"icapgate run --demo a demo on loopback that needs none")}
@@ -67,9 +69,22 @@ func (c *runCommand) Run(s streams) error {
 	}
 	g, err := gateway.New(cfg, gateway.Options{Logger: log, Version: version()})
 	if err != nil {
-		return err
+		return advise(err)
 	}
-	return serve(g, log, s.out, nil)
+	return advise(serve(g, log, s.out, nil))
+}
+
+// advise adds what to do to errors about addresses.
+func advise(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w\nAnother program listens there, perhaps another icapgate: ss -ltnp shows which", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%w\nThis machine does not have that address: ip address shows those it has", err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w\nPorts below 1024 need root or the capability CAP_NET_BIND_SERVICE, a socket the right to write to its folder", err)
+	}
+	return err
 }
 
 // newLogger is the program's own log.
@@ -85,6 +100,9 @@ func newLogger(c configs.Log, to io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(to, options))
 }
 
+// sameOrder is the time within which a second signal belongs to the first: timeout(1) and others signal the process and its group.
+const sameOrder = time.Second
+
 // serve runs a gateway from start to drain. whenReady, if any, is called in between; its context ends with the first signal.
 func serve(g *gateway.Gateway, log *slog.Logger, out io.Writer, whenReady func(context.Context) error) error {
 	defer g.Close()
@@ -99,7 +117,7 @@ func serve(g *gateway.Gateway, log *slog.Logger, out io.Writer, whenReady func(c
 
 	ended, end := context.WithCancel(context.Background())
 	defer end()
-	go obey(signals, log, end)
+	go obey(signals, log, end, func() { os.Exit(exitFailure) })
 	if whenReady != nil {
 		if err := whenReady(ended); err != nil && ended.Err() == nil {
 			return err
@@ -112,22 +130,22 @@ func serve(g *gateway.Gateway, log *slog.Logger, out io.Writer, whenReady func(c
 	return nil
 }
 
-// obey calls end at the first signal to end, and ends the process itself at the second.
-func obey(signals <-chan os.Signal, log *slog.Logger, end func()) {
-	ending := false
+// obey calls end at the first signal to end, and exit at the second, which has to come a while later.
+func obey(signals <-chan os.Signal, log *slog.Logger, end, exit func()) {
+	var ending time.Time // zero: no signal yet
 	for s := range signals {
 		switch {
 		case s == syscall.SIGHUP:
 			log.Warn("reload is not there yet: restart for a changed configuration")
 		case s == syscall.SIGUSR1:
 			log.Warn("reopening log files is not there yet")
-		case ending:
-			log.Warn("second signal: ending without draining", "signal", s.String())
-			os.Exit(exitFailure)
-		default:
+		case ending.IsZero():
 			log.Info("signal", "signal", s.String())
-			ending = true
+			ending = time.Now()
 			end()
+		case time.Since(ending) >= sameOrder:
+			log.Warn("second signal: ending without draining", "signal", s.String())
+			exit()
 		}
 	}
 }

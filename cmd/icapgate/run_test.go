@@ -6,11 +6,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"icapgate/bench/dlpstub"
@@ -155,11 +158,50 @@ drain_timeout: 1h
 	}
 	p.Process.Signal(syscall.SIGINT)
 	p.waitLog(t, "draining")
-	p.Process.Signal(syscall.SIGTERM)
+	ended := make(chan struct{})
+	go func() { // one that comes too soon is not the second
+		for p.Process.Signal(syscall.SIGTERM) == nil {
+			select {
+			case <-ended:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
 	p.waitLog(t, "ending without draining")
+	close(ended)
 	if code := p.end(); code != exitFailure {
 		t.Errorf("exit code %d", code)
 	}
+}
+
+// A signal that is sent to the process and to its group comes twice, and still means to drain.
+func TestDoubleSignal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		signals := make(chan os.Signal)
+		ends, exits := 0, 0
+		go obey(signals, slog.New(slog.DiscardHandler), func() { ends++ }, func() { exits++ })
+		for _, step := range []struct {
+			wait        time.Duration
+			signal      os.Signal
+			ends, exits int
+		}{
+			{0, syscall.SIGHUP, 0, 0},
+			{0, syscall.SIGINT, 1, 0},
+			{0, syscall.SIGINT, 1, 0},
+			{time.Second - 1, syscall.SIGTERM, 1, 0},
+			{1, syscall.SIGHUP, 1, 0},
+			{0, syscall.SIGTERM, 1, 1},
+		} {
+			time.Sleep(step.wait)
+			signals <- step.signal
+			synctest.Wait()
+			if ends != step.ends || exits != step.exits {
+				t.Errorf("after %v: %d ends, %d exits, want %d, %d", step.signal, ends, exits, step.ends, step.exits)
+			}
+		}
+		close(signals)
+	})
 }
 
 func TestRunAddressTaken(t *testing.T) {
@@ -171,7 +213,7 @@ func TestRunAddressTaken(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, dir, "x.yaml", fmt.Sprintf("listeners: [{address: '%s'}]\npools: [{servers: [127.0.0.1]}]\n", ln.Addr()))
 	stdout, stderr, code := icapgate(t, dir, "run", "-c", "x.yaml")
-	if code != exitFailure || stdout != "" || !strings.Contains(stderr, ln.Addr().String()) {
+	if code != exitFailure || stdout != "" || !strings.Contains(stderr, ln.Addr().String()) || !strings.Contains(stderr, "ss -ltnp") {
 		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 }
