@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -224,4 +225,44 @@ func TestKeepAliveLimit(t *testing.T) {
 			g.noRejects()
 		})
 	}
+}
+
+// TestFewThreads has more clients at a time than the servers have threads. c-icap gives each connection a thread for as long as it is open, idle
+// or not, and lets further ones hang; the gateway keeps within max_connections, with one left free for checks, and lets requests wait instead.
+func TestFewThreads(t *testing.T) {
+	checkLeaks(t)
+	const threads, clients, each = 5, 24, 40
+	limits := fmt.Sprintf("StartServers 1\nMaxServers 1\nMinSpareThreads 0\nMaxSpareThreads %d\nThreadsPerChild %d\n", threads, threads)
+	var servers []string
+	for range 2 {
+		servers = append(servers, fmt.Sprintf("{address: %q, max_connections: %d}", startCICAP(t, limits).address, threads))
+	}
+	g := startGateway(t, servers, "queue: {timeout: 30s}")
+	sizes := []int{0, 800, 30_000, 200_000}
+	var group sync.WaitGroup
+	for k := range clients {
+		c := g.dial(k%2, "/echo")
+		group.Go(func() {
+			for i := range each {
+				body := randomBytes(sizes[(i+k)%len(sizes)])
+				a, err := c.do(request{method: "REQMOD", body: body})
+				if err != nil {
+					t.Errorf("client %d, request %d: %v", k, i, err)
+					return
+				}
+				if a.status != 200 || !bytes.Equal(a.body, body) {
+					t.Errorf("client %d, request %d: status %d with %d bytes, want 200 with %d", k, i, a.status, len(a.body), len(body))
+				}
+			}
+		})
+	}
+	group.Wait()
+	if n := g.sum("server_connections", ""); n > 2*(threads-1) {
+		t.Errorf("%d server connections at the end, want %d at most", n, 2*(threads-1))
+	}
+	if n := g.sum("queue_duration_seconds_count", ""); n == 0 {
+		t.Error("no request has waited")
+	}
+	t.Logf("%d requests of %d clients over %d server connections", clients*each, clients, g.opened())
+	g.noRejects()
 }

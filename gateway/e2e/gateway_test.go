@@ -60,8 +60,8 @@ func openFDs(t testing.TB) int {
 	return len(entries)
 }
 
-// startGateway runs a gateway with an icaps and an icap listener in front of the servers, and waits until all of them are up. pool is
-// more YAML of the only pool, in flow style: "balance: round_robin".
+// startGateway runs a gateway with an icaps and an icap listener in front of the servers, and waits until all of them are up. servers and pool,
+// which is more of the only pool, are YAML in flow style: "127.0.0.1:1344", "balance: round_robin".
 func startGateway(t testing.TB, servers []string, pool string) *testGateway {
 	t.Helper()
 	g := startGatewayUnchecked(t, servers, pool)
@@ -79,9 +79,10 @@ func startGatewayUnchecked(t testing.TB, servers []string, pool string) *testGat
   - {name: icaps, address: "127.0.0.1:0", tls: {certificates: [{cert_file: %q}]}}
   - {name: icap, address: "127.0.0.1:0"}
 pools:
-  - {name: dlp, servers: ["%s"]%s}
+  - {name: dlp, servers: [%s]%s}
+access_log: {output: off}
 admin: {address: "off"}
-`, pem, strings.Join(servers, `", "`), pool)
+`, pem, strings.Join(servers, ", "), pool)
 	cfg, err := configs.Parse("e2e.yaml", []byte(text))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
