@@ -93,10 +93,10 @@ func TestHandshakeTrickle(t *testing.T) {
 			if _, err := client.Write(hello[sent : sent+1]); err != nil {
 				break
 			}
-			time.Sleep(time.Second)
+			time.Sleep(1500 * time.Millisecond)
 		}
-		if sent != 10 {
-			t.Errorf("the client could send %d bytes, one a second, want 10", sent)
+		if sent != 7 {
+			t.Errorf("the client could send %d bytes, one every 1.5 s, want 7", sent)
 		}
 		ls.expectResults(t, map[handshakeResult][tlsVersions]uint64{handshakeTimeout: {1, 0, 0}})
 	})
