@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -98,10 +99,7 @@ func TestClientOfCICAP(t *testing.T) {
 		large = 8 << 20
 	}
 	options := [][]string{nil, {"-nopreview"}, {"-no204"}, {"-nopreview", "-no204"}}
-	methods := []struct {
-		name string
-		arg  []string
-	}{{"REQMOD", []string{"-req", "http://origin.example/"}}, {"RESPMOD", []string{"-resp", "http://origin.example/"}}}
+	reqmod, respmod := []string{"-req", "http://origin.example/"}, []string{"-resp", "http://origin.example/"}
 
 	sent, unmodified := 0, 0
 	for _, via := range transports(t, g) {
@@ -113,18 +111,18 @@ func TestClientOfCICAP(t *testing.T) {
 					t.Errorf("no %q in the answer to OPTIONS:\n%s", want, printed)
 				}
 			}
-			for _, m := range methods {
+			for _, method := range [][]string{reqmod, respmod} {
 				for _, o := range options {
 					for _, size := range sizes {
-						n, u := c.echoed(write(size), contents[size], append(o, m.arg...)...)
+						n, u := c.echoed(write(size), contents[size], slices.Concat(o, method)...)
 						sent, unmodified = sent+n, unmodified+u
 					}
 				}
 			}
-			n, u := c.echoed(write(large), contents[large], "-nopreview", "-req", "http://origin.example/")
+			n, u := c.echoed(write(large), contents[large], append(reqmod, "-nopreview")...)
 			sent, unmodified = sent+n, unmodified+u
 			if via.name != "plain" {
-				n, u = c.echoed(write(large), contents[large], "-no204", "-resp", "http://origin.example/")
+				n, u = c.echoed(write(large), contents[large], append(respmod, "-no204")...)
 				sent, unmodified = sent+n, unmodified+u
 			}
 		})
@@ -166,6 +164,7 @@ func checkSpread(t *testing.T, g *testGateway, servers []*cicap, least int) {
 // TestKeepAliveLimit sends more requests on one client connection than c-icap takes on one of its own: it closes after 101. It says so with
 // the last answer, unless that one is for OPTIONS: then it closes without a word.
 func TestKeepAliveLimit(t *testing.T) {
+	need(t, "c-icap", "c-icap")
 	small, large := randomBytes(700), randomBytes(50_000)
 	mixed := func(i int) request {
 		switch {

@@ -15,6 +15,8 @@ func startTunnel(t *testing.T, s *cicap) (address, trust string) {
 
 // TestStunnelServer reaches c-icap through stunnel: TLS from the client to the gateway, and from there to the server.
 func TestStunnelServer(t *testing.T) {
+	need(t, "c-icap", "c-icap")
+	need(t, "stunnel", "stunnel4")
 	tests := []struct{ name, serverName string }{
 		{"address in the certificate", ""},
 		{"name in the certificate", ", server_name: gateway.example"},
