@@ -137,6 +137,7 @@ func TestCheckPaths(t *testing.T) {
 		{"a path and a prefix", `[{path: /r, pool: a}, {path: /av/*, pool: a}]`, "{}", []string{"/r"}, true, []int{0, -1}},
 		{"another pool's path and prefix", `[{path: /s, pool: b}, {path: /r, pool: a}, {path: "*", pool: b}]`, "{}", []string{"/r"}, false, []int{0, 0, -1}},
 		{"a configured path", `[{path: /r, pool: a}, {path: /s, pool: a}]`, "{path: /check}", []string{"/check"}, false, []int{-1, -1}},
+		{"a configured path decides, though everything is routed here", `[{path: "*", pool: a}]`, "{path: /check}", []string{"/check"}, false, []int{-1}},
 		{"a configured path that is a route, too", `[{path: /r, pool: a}, {path: /s, pool: a}]`, "{path: /s}", []string{"/s"}, false, []int{-1, -1}},
 	}
 	for _, tt := range tests {
