@@ -136,7 +136,8 @@ type Log struct {
 
 // AccessLog is the log of transactions, one line each.
 type AccessLog struct {
-	Output string `yaml:"output"` // off | stdout | a file
+	Output   string `yaml:"output"`    // off | stdout | a file
+	IDHeader string `yaml:"id_header"` // ICAP header that tells the server the transaction's id, "": none
 }
 
 // Admin is the endpoint for metrics, health, status and control.

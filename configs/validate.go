@@ -2,6 +2,7 @@ package configs
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -197,6 +198,9 @@ func (v *validator) service(key string, s *Service) {
 	}
 }
 
+// idHeader are the names that can carry a transaction id: none that has a meaning in ICAP.
+var idHeader = regexp.MustCompile(`^[Xx]-[A-Za-z0-9-]{1,64}$`)
+
 // rest is what stands at the top level.
 func (v *validator) rest() {
 	c := v.c
@@ -205,6 +209,9 @@ func (v *validator) rest() {
 	v.oneOf("log.format", "format", c.Log.Format, logFormats)
 	if out := c.AccessLog.Output; out != "off" && out != "stdout" && !strings.Contains(out, "/") {
 		v.add("access_log.output", "%s is unknown, allowed: off, stdout, or a file with a / in its name", quote(out))
+	}
+	if name := c.AccessLog.IDHeader; name != "" && !idHeader.MatchString(name) {
+		v.add("access_log.id_header", "%s can't carry the id, allowed: a header name that starts with X-", quote(name))
 	}
 	switch path, unix := strings.CutPrefix(c.Admin.Address, "unix:"); {
 	case c.Admin.Address == "off":

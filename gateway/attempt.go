@@ -12,10 +12,11 @@ type attempt struct {
 	lineSent        bool        // the request line has
 	serverContinued bool        // this server has sent its 100
 
-	attempts  int    // begun so far
-	tried     bitset // places in the pool of the servers that have failed for this request
-	freshOnly bool   // a reused connection has failed: open a new one
-	crashed   bool   // a fresh connection ended without an answer once
+	attempts   int          // begun so far
+	lastServer *pool.Server // of the latest attempt, nil: there was none
+	tried      bitset       // places in the pool of the servers that have failed for this request
+	freshOnly  bool         // a reused connection has failed: open a new one
+	crashed    bool         // a fresh connection ended without an answer once
 
 	waiting  bool // in the pool's queue
 	waiter   pool.Waiter
@@ -46,6 +47,7 @@ func (a *attempt) init(t *transaction) {
 
 func (a *attempt) reset() {
 	a.srv, a.lineSent, a.serverContinued = nil, false, false
+	a.lastServer = nil
 	a.attempts, a.tried, a.freshOnly, a.crashed = 0, bitset{}, false, false
 	a.connectTime, a.queueTime, a.firstByte = 0, 0, 0
 }
@@ -112,7 +114,7 @@ func (t *transaction) dial(i int) {
 
 // join makes c the attempt's connection. When it is connected already, the request goes out at once.
 func (t *transaction) join(c *serverConn) {
-	t.srv, c.tx = c, t
+	t.srv, c.tx, t.lastServer = c, t, c.server
 	t.sent, t.lineSent, t.serverContinued = t.payload, false, false
 	t.attempts++
 	c.begin()
@@ -182,6 +184,12 @@ func (t *transaction) sendLine(c *serverConn, end int) {
 	if !c.pool.table.cfg.Reuse {
 		line = append(line, "Connection: close\r\n"...)
 	}
+	if name := l.gw.cfg.AccessLog.IDHeader; name != "" {
+		line = append(line, name...)
+		line = append(line, ": "...)
+		line = l.transactionID(t).Append(line)
+		line = append(line, "\r\n"...)
+	}
 	if end-t.payload < directWrite {
 		line = append(line, b[t.payload:end]...)
 		t.sent = end
@@ -240,6 +248,7 @@ func (t *transaction) retry(f failure, server *pool.Server) {
 	}
 	t.s.loop.stats.replays[f].Add(1)
 	t.next()
+	t.s.loop.runLater(&t.s.conn) // its reading may have stopped for the server that is gone
 }
 
 // retryable is the table of what is sent again, and to how many servers.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"icapgate/configs"
+	"icapgate/gateway/accesslog"
 	"icapgate/gateway/admin"
 )
 
@@ -33,14 +35,19 @@ type Gateway struct {
 	loops       []*loop
 	started     time.Time
 
-	table    atomic.Pointer[table]
-	draining atomic.Bool
-	stopping chan struct{} // closed by Drain or Close: no further accepts
-	stopOnce sync.Once
+	table     atomic.Pointer[table]
+	draining  atomic.Bool
+	stopping  chan struct{} // closed by Drain or Close: no further accepts
+	stopOnce  sync.Once
+	running   bool // Start has been called
+	closeOnce sync.Once
 
 	dialing     context.Context // of the goroutines that connect with TLS
 	stopDialing context.CancelFunc
 	dials       sync.WaitGroup
+
+	access *accesslog.Log // nil: off
+	id     uint64         // of this process, in the ids of transactions
 
 	metrics gatewayMetrics
 	servers servers         // control plane of the pools
@@ -51,7 +58,7 @@ type Gateway struct {
 func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 	g := &Gateway{
 		cfg: cfg, log: o.Logger, version: o.Version, extraFields: []byte(o.Fields),
-		stopping: make(chan struct{}), started: time.Now(),
+		stopping: make(chan struct{}), started: time.Now(), id: uint64(time.Now().Unix())<<32 | uint64(rand.Uint32()),
 	}
 	if g.log == nil {
 		g.log = slog.Default()
@@ -64,6 +71,11 @@ func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 		}
 	}()
 	g.servers.init(g)
+	if cfg.AccessLog.Output != "off" {
+		if g.access, err = accesslog.Open(cfg.AccessLog.Output, g.log); err != nil {
+			return nil, err
+		}
+	}
 	t, err := g.servers.build(cfg)
 	if err != nil {
 		return nil, err
@@ -90,6 +102,7 @@ func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 
 // Start opens the admin endpoints, begins to check servers and to accept clients. After an error, Close.
 func (g *Gateway) Start() error {
+	g.running = true
 	for _, l := range g.loops {
 		go l.run()
 	}
@@ -180,8 +193,14 @@ func (g *Gateway) stopAccepting() {
 	})
 }
 
-// Close ends everything at once and waits for the goroutines.
-func (g *Gateway) Close() {
+// Close ends everything at once and waits for the goroutines. A second call does nothing.
+func (g *Gateway) Close() { g.closeOnce.Do(g.close) }
+
+func (g *Gateway) close() {
+	if !g.running {
+		g.release()
+		return
+	}
 	g.stopAccepting()
 	for _, a := range g.admins {
 		_ = a.Close()
@@ -198,10 +217,21 @@ func (g *Gateway) Close() {
 	for _, l := range g.loops {
 		l.stop()
 	}
+	if g.access != nil {
+		g.access.Close()
+	}
 	g.metrics.set.UnregisterAllMetrics()
 }
 
-// release lets go of what New has made before it failed.
+// ReopenLogs opens the file of the access log again, after a rotation.
+func (g *Gateway) ReopenLogs() error {
+	if g.access == nil {
+		return nil
+	}
+	return g.access.Reopen()
+}
+
+// release lets go of what New has made, when Start was never called.
 func (g *Gateway) release() {
 	for _, ls := range g.listeners {
 		ls.ln.Close()
@@ -211,4 +241,7 @@ func (g *Gateway) release() {
 	}
 	g.stopDialing()
 	g.servers.stop()
+	if g.access != nil {
+		g.access.Close()
+	}
 }

@@ -120,7 +120,7 @@ func handshakeFailure(err error) handshakeResult {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return handshakeTimeout
-	case errors.Is(err, io.EOF), isReset(err):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isReset(err):
 		return handshakeClosed
 	}
 	return handshakeFailed

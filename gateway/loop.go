@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"icapgate/gateway/accesslog"
 	"icapgate/icap"
 	"icapgate/pool"
 )
@@ -59,6 +60,11 @@ type loop struct {
 	sessions map[*session]struct{}
 	stats    *loopStats
 
+	access       *accesslog.Buffer // nil: off
+	accessTimer  timer
+	record       accesslog.Record // scratch
+	transactions uint64           // begun so far: their numbers
+
 	sessionCount atomic.Int32 // read by accept goroutines
 	done         chan struct{}
 }
@@ -69,6 +75,10 @@ func newLoop(gw *Gateway, index int) (l *loop, err error) {
 		conns: make(map[int]*conn), sessions: make(map[*session]struct{}),
 		pools: make(map[*poolTable]*loopPool), scratch: make([]byte, scratchSize),
 		stats: newLoopStats(), done: make(chan struct{}),
+	}
+	if gw.access != nil {
+		l.access = gw.access.NewBuffer()
+		l.accessTimer.fire = func(int64) { l.access.Flush() }
 	}
 	if l.poller, err = openPoller(); err != nil {
 		return nil, fmt.Errorf("cannot open a poller: %w", err)
@@ -116,6 +126,9 @@ func (l *loop) post(f func()) {
 func (l *loop) abortAll() {
 	for _, c := range l.conns {
 		l.guard(c, func() { c.owner.abort(reasonShutdown) })
+	}
+	if l.access != nil {
+		l.access.Flush()
 	}
 }
 

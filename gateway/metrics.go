@@ -289,6 +289,10 @@ func (g *Gateway) writeLoops(w *metricsWriter) {
 	}
 	w.family("corrected_offsets_total", "counter")
 	w.series("corrected_offsets_total", float64(sum(func(st *loopStats) uint64 { return st.corrected.Load() })))
+	if g.access != nil {
+		w.family("access_log_dropped_total", "counter")
+		w.series("access_log_dropped_total", float64(g.access.Dropped()))
+	}
 	w.family("panics_total", "counter")
 	w.series("panics_total", float64(g.metrics.panics.Load()))
 	w.family("loop_sessions", "gauge")

@@ -201,6 +201,17 @@ func (c *serverConn) onReadEnd(err error) {
 	}
 }
 
+// hasEnded looks whether a used connection has been closed by the server before its first byte of an answer. Servers do that after
+// a number of requests without a word.
+func (c *serverConn) hasEnded() bool {
+	if !c.reused || c.begun {
+		return false
+	}
+	var b [1]byte
+	n, _, err := unix.Recvfrom(c.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return n == 0 && err == nil
+}
+
 // onIdleBytes handles bytes or the end on a connection without an attempt. Bytes can't be an answer to anything: some servers say
 // 408 before they close.
 func (c *serverConn) onIdleBytes() {
@@ -241,6 +252,7 @@ func (c *serverConn) consume(p []byte) (n int) {
 				return n
 			}
 			t.relay(out)
+			t.payloadOut = c.body.Payload()
 			if c.body.End() != icap.EndNone {
 				c.onAnswerEnd(len(p) - n)
 			}
@@ -361,9 +373,6 @@ func (c *serverConn) fail(f failure, r closeReason) {
 		t.onFailure(f, c.server, reused, begun)
 	}
 }
-
-// drop closes the connection because its transaction is given up.
-func (c *serverConn) drop(r closeReason) { c.shut(r) }
 
 // finish ends the attempt after a complete answer. The connection is used again only if the request went out whole, too, and
 // both sides want to go on.
@@ -499,7 +508,7 @@ func (c *serverConn) endRound() {
 		c.flush()
 	}
 	c.countBody(towardsServer)
-	if c.writeErr != nil { // the answer may have come before: look for it first
+	if c.writeErr != nil && c.wantsBytes() { // the answer may have come before: look for it first
 		c.readable, c.dry = true, false
 		c.loop.runLater(&c.conn)
 	}

@@ -31,8 +31,9 @@ const (
 // session is the life of one client connection: one transaction after another. Owned by its loop.
 type session struct {
 	conn
-	listener *listener
-	client   netip.AddrPort
+	listener   *listener
+	client     netip.AddrPort
+	tlsVersion string // "": plain
 
 	request requestState
 	head    icap.HeadScanner
@@ -57,6 +58,7 @@ func (l *loop) newSession(ls *listener, fd int, client netip.AddrPort, tls *tlsS
 	s.head.LenientLF = ls.cfg.LenientLF
 	if tls != nil {
 		tls.attach(&s.conn)
+		s.tlsVersion = tlsVersionNames[tlsVersionIndex(tls.version())]
 	}
 	if err := l.adopt(&s.conn); err != nil {
 		l.log.Error("cannot watch a client connection", "error", err)
@@ -142,7 +144,9 @@ func (s *session) onReadEnd(err error) {
 	case err == errDry:
 	case err != io.EOF:
 		s.gone(reasonReset)
-	case s.request == requestHead && s.in == nil && !s.starved:
+	case s.request == requestHead && s.headAt == 0 && s.pending() > 0:
+		s.endSession(reasonClientClosed) // it has closed its direction and still reads its answer
+	case s.request == requestHead && s.headAt == 0:
 		s.finishClose(reasonClientClosed)
 	default: // in the middle of a request
 		s.gone(reasonClientGone)
@@ -180,7 +184,7 @@ func (s *session) consume(p []byte) (n int) {
 
 // consumeHead takes an ICAP head together with its encapsulated heads and begins the transaction; 0: they are not complete yet.
 func (s *session) consumeHead(p []byte) int {
-	if s.headAt == 0 {
+	if s.headAt == 0 && !onlyLineEnds(p) {
 		s.headAt = s.loop.now
 		if p[0] == 0x16 && s.stream == nil {
 			s.gone(reasonTLSOnPlain) // a TLS ClientHello: no answer of ours would be understood
@@ -224,6 +228,16 @@ func (s *session) consumeHead(p []byte) int {
 	return end + n
 }
 
+// onlyLineEnds says whether p is no more than the empty lines that may stand between requests.
+func onlyLineEnds(p []byte) bool {
+	for _, c := range p {
+		if c != '\r' && c != '\n' {
+			return false
+		}
+	}
+	return true
+}
+
 // reject answers bytes that break the protocol and ends the session, because its framing is lost. Nothing of
 // the request may look complete to a server.
 func (s *session) reject(err error) {
@@ -246,7 +260,11 @@ func (s *session) reject(err error) {
 func (s *session) fail(status int, why rejectReason, r closeReason) {
 	s.loop.stats.rejects[why].Add(1)
 	begun := s.tx.active && s.tx.answered
-	s.tx.cancel(reasonClientAborted)
+	if s.tx.active {
+		s.tx.cancel(reasonClientAborted, why.String())
+	} else {
+		s.loop.logBadRequest(s, status, why)
+	}
 	if begun {
 		s.gone(r)
 		return
@@ -377,7 +395,7 @@ func (s *session) onError() {
 
 // abort closes the session, whatever it is doing.
 func (s *session) abort(r closeReason) {
-	s.tx.cancel(r)
+	s.tx.cancel(r, r.String())
 	s.finishClose(r)
 }
 
@@ -387,10 +405,14 @@ func (s *session) gone(r closeReason) {
 	if s.closed {
 		return
 	}
-	if t := &s.tx; t.active && !(t.requestDone && t.srv != nil) {
-		t.cancel(reasonClientAborted)
+	t := &s.tx
+	if t.active && !(t.requestDone && t.srv != nil) {
+		t.cancel(reasonClientAborted, r.String())
 	}
 	s.finishClose(r)
+	if t.active {
+		s.loop.runLater(&t.srv.conn) // it may have waited for the client to take its answer
+	}
 }
 
 func (s *session) finishClose(r closeReason) {

@@ -18,7 +18,8 @@ type table struct {
 
 // route is one service of the configuration.
 type route struct {
-	index        int // place in table.routes: policies are kept per route and method
+	index        int    // place in table.routes: policies are kept per route and method
+	name         string // its path as configured
 	path         string
 	prefix       bool
 	listener     string // "": every listener
@@ -76,7 +77,7 @@ func newRoutes(cfg *configs.Config, pools []*poolTable) []*route {
 	}
 	var routes []*route
 	for i, s := range services {
-		r := &route{index: i, path: s.Path, listener: s.Listener, pool: byName[s.Pool], checkPath: -1, preserveHost: s.PreserveHost}
+		r := &route{index: i, name: s.Path, path: s.Path, listener: s.Listener, pool: byName[s.Pool], checkPath: -1, preserveHost: s.PreserveHost}
 		if p, ok := strings.CutSuffix(s.Path, "*"); ok {
 			r.path, r.prefix = p, true
 		}

@@ -25,14 +25,15 @@ type transaction struct {
 	// The request, as received so far.
 	method      icap.Method
 	allow       icap.Allow
-	preview     int  // declared preview of the body in bytes, -1: none
-	previewed   bool // a Preview field: until a 100 is sent, 204 is legal without Allow
-	close       bool // the session ends after the answer
-	requestDone bool // all of it has been received; for a preview that got a final answer: all that will come
-	continued   bool // a 100 was sent to the client
-	discard     bool // further bytes of the request are dropped
+	preview     int    // declared preview of the body in bytes, -1: none
+	previewed   bool   // a Preview field: until a 100 is sent, 204 is legal without Allow
+	close       bool   // the session ends after the answer
+	requestDone bool   // all of it has been received; for a preview that got a final answer: all that will come
+	continued   bool   // a 100 was sent to the client
+	discard     bool   // further bytes of the request are dropped
+	number      uint64 // on the loop; part of its id
 	began       int64
-	bodyBytes   uint64 // of the body in canonical framing
+	payloadIn   uint64 // bytes of the request's body before its 100; s.body has those behind it
 	dropped     uint64
 
 	// What goes to the server; see above. held.B is target, authority and host of the request line, then the payload from which
@@ -55,6 +56,10 @@ type transaction struct {
 	server       *pool.Server // that gave it; nil: the gateway itself
 	dropBody     bool         // an opt-body: read, not passed on
 	asked        bool         // the client's preview was not in yet when the server sent its 100
+	payloadOut   uint64
+	end          string // why it ended, for the access log
+
+	noted noted
 }
 
 func (t *transaction) init(s *session) {
@@ -66,11 +71,13 @@ func (t *transaction) init(s *session) {
 func (t *transaction) begin(req *icap.Request, blocks []byte) {
 	s := t.s
 	l := s.loop
-	t.active, t.began = true, l.now
+	l.transactions++
+	t.active, t.began, t.number = true, l.now, l.transactions
 	t.method, t.allow, t.preview, t.close = req.Method, req.Allow, req.Preview, req.Close
 	t.requestDone, t.continued, t.discard, t.asked = false, false, false, false
 	t.answered, t.responseDone, t.dropBody, t.status, t.server = false, false, false, 0, nil
-	t.bodyBytes, t.dropped, t.previewEnd = 0, 0, 0
+	t.payloadIn, t.payloadOut, t.dropped, t.previewEnd = 0, 0, 0, 0
+	t.end = endDone
 	t.previewed = req.Preview >= 0
 	t.attempt.reset()
 
@@ -85,6 +92,9 @@ func (t *transaction) begin(req *icap.Request, blocks []byte) {
 	default:
 		t.preview = -1 // nothing to preview: no chunk follows
 		s.request = requestDone
+	}
+	if l.access != nil {
+		t.noted.take(req)
 	}
 	t.routeRequest(req)
 	if t.route != nil {
@@ -129,6 +139,9 @@ func (t *transaction) hold(req *icap.Request, blocks []byte) {
 	}
 	t.payload = len(b)
 	t.sent = t.payload
+	if name := t.s.loop.gw.cfg.AccessLog.IDHeader; name != "" {
+		req.Drop(name) // ours takes its place
+	}
 	b = req.AppendFields(b)
 	if req.Preview >= 0 {
 		b = append(b, "Preview: "...)
@@ -155,12 +168,16 @@ func (t *transaction) forward(p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	t.bodyBytes += uint64(len(p))
 	if t.held != nil {
 		previewing := t.preview >= 0 && !t.continued
 		if previewing || !t.streaming() || len(t.held.B)-t.payload+len(p) <= t.pool.replayBuffer {
 			t.held.B = append(t.held.B, p...)
 			t.s.loop.stats.body[towardsServer][viaBuffered].Add(uint64(len(p)))
+			return
+		}
+		if t.srv.hasEnded() { // the last moment at which it can be replayed
+			t.held.B = append(t.held.B, p...)
+			t.srv.fail(failNoAnswer, reasonServerClosed)
 			return
 		}
 		t.pump()
@@ -236,6 +253,7 @@ func (t *transaction) sendContinue() {
 	s.flush()
 	s.send(continueAnswer)
 	s.flush()
+	t.payloadIn += s.body.Payload()
 	s.body.Reset(icap.BodyConfig{Preview: -1, MaxChunk: int64(t.pool.table.cfg.MaxChunk)})
 	s.request = requestBody
 	s.loop.runLater(&s.conn)
@@ -349,6 +367,7 @@ func (t *transaction) reply(status int, why rejectReason, retryAfter int) {
 	l := s.loop
 	l.stats.rejects[why].Add(1)
 	t.status, t.answered, t.discard = status, true, true
+	t.end = why.String()
 	if s.request == requestHeld {
 		t.requestDone = true
 		s.request = requestDone
@@ -362,6 +381,7 @@ func (t *transaction) reply(status int, why rejectReason, retryAfter int) {
 	t.dropHeld()
 	t.onResponseEnd()
 	s.endRound()
+	l.runLater(&s.conn) // its reading may have stopped for the server
 }
 
 // finishIfDone ends the transaction when both its request and its response are through.
@@ -377,6 +397,7 @@ func (t *transaction) finishIfDone() {
 	t.active = false
 	t.dropHeld()
 	s.loop.stats.count(t)
+	s.loop.logAccess(t)
 	s.flush()
 	s.checkWrite()
 	s.next(t.close)
@@ -385,15 +406,17 @@ func (t *transaction) finishIfDone() {
 	}
 }
 
-// cancel ends the transaction without (further) answer.
-func (t *transaction) cancel(r closeReason) {
+// cancel ends the transaction without (further) answer: r closes its server's connection, end is why.
+func (t *transaction) cancel(r closeReason, end string) {
 	if !t.active {
 		return
 	}
 	t.active = false
 	t.leaveQueue()
 	if t.srv != nil {
-		t.srv.drop(r)
+		t.srv.shut(r)
 	}
 	t.dropHeld()
+	t.end = end
+	t.s.loop.logAccess(t)
 }

@@ -253,5 +253,8 @@ func allowValue(a Allow) string {
 	return ""
 }
 
+// Drop keeps AppendFields from passing on the fields with that name (any case).
+func (r *Request) Drop(name string) { dropNamed(r.Fields, []byte(name)) }
+
 // Get returns the value of the first field with that name (any case), nil if there is none.
 func (r *Request) Get(name string) []byte { return get(r.Fields, name) }
