@@ -68,7 +68,7 @@ func TestHandshakeDeadline(t *testing.T) {
 				if isClosed(client) {
 					t.Error("closed before the deadline")
 				}
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				if !isClosed(client) {
 					t.Error("not closed at the deadline")
@@ -123,6 +123,8 @@ func TestHandshakeFailures(t *testing.T) {
 		want map[handshakeResult][tlsVersions]uint64
 	}{
 		{"closed at once", func(c net.Conn) {}, map[handshakeResult][tlsVersions]uint64{handshakeClosed: {1, 0, 0}}},
+		{"closed within the ClientHello", func(c net.Conn) { _, _ = c.Write([]byte{22, 3, 1, 0, 200, 1, 2, 3}) },
+			map[handshakeResult][tlsVersions]uint64{handshakeClosed: {1, 0, 0}}},
 		{"plain ICAP", func(c net.Conn) { talk(c, "OPTIONS icap://h/ ICAP/1.0\r\n\r\n") },
 			map[handshakeResult][tlsVersions]uint64{handshakeFailed: {1, 0, 0}}},
 		{"plain HTTP", func(c net.Conn) { talk(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") },
