@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"icapgate/configs"
+	"icapgate/pool"
 )
 
 // Water marks of the bytes that wait for a socket. Above high the other side is not read; below low it is again.
@@ -407,7 +408,11 @@ func (c *conn) shutdownWrite() { _ = unix.Shutdown(c.fd, unix.SHUT_WR) }
 
 // close ends the connection. The fd leaves the table and the poller at once; close(2) follows after the batch, so that its
 // number can't be used again while events of the old socket may still come.
-func (c *conn) close() {
+func (c *conn) close() { c.closeThen(nil) }
+
+// closeThen is close; s, if not nil, gets its slot back when the socket is really closed: a server that counts its connections
+// must never see one more than its cap.
+func (c *conn) closeThen(s *pool.Server) {
 	if c.closed {
 		return
 	}
@@ -419,6 +424,8 @@ func (c *conn) close() {
 	if c.fd >= 0 {
 		delete(l.conns, c.fd)
 		l.poller.remove(c.fd)
-		l.closing = append(l.closing, c.fd)
+		l.closing = append(l.closing, closing{c.fd, s})
+	} else if s != nil {
+		s.Release()
 	}
 }

@@ -143,7 +143,7 @@ func (g *Gateway) server(poolName, name string) (*pool.Server, error) {
 				return s, nil
 			}
 		}
-		return nil, fmt.Errorf("pool %s has no server %q: %w", poolName, name, admin.ErrNotFound)
+		return nil, fmt.Errorf("pool %s has no server %q (icapgate status shows them): %w", poolName, name, admin.ErrNotFound)
 	}
-	return nil, fmt.Errorf("no pool %q: %w", poolName, admin.ErrNotFound)
+	return nil, fmt.Errorf("no pool %q (icapgate status shows them): %w", poolName, admin.ErrNotFound)
 }

@@ -46,7 +46,7 @@ type loop struct {
 	timerSet int64                      // what timerFD is armed for, 0: not
 	ready    []*conn                    // connections with work to go on with
 	running  []*conn                    // the other half of ready, while it is being run
-	closing  []int                      // fds that left the table and are closed after the batch
+	closing  []closing                  // sockets that left the table and are closed after the batch
 	parked   []*pool.Shard[*serverConn] // got an idle connection while somebody waits for one
 	woken    bool                       // wakeFD has been written and not yet read
 	scratch  []byte                     // what was just read; valid until the next read
@@ -67,6 +67,12 @@ type loop struct {
 
 	sessionCount atomic.Int32 // read by accept goroutines
 	done         chan struct{}
+}
+
+// closing is a socket that waits for its close(2), and the server whose slot it holds.
+type closing struct {
+	fd     int
+	server *pool.Server
 }
 
 func newLoop(gw *Gateway, index int) (l *loop, err error) {
@@ -140,10 +146,7 @@ func (l *loop) stop() {
 }
 
 func (l *loop) closeFDs() {
-	for _, fd := range l.closing {
-		unix.Close(fd)
-	}
-	l.closing = nil
+	l.closeQueued()
 	for _, fd := range []int{l.wakeFD, l.timerFD} {
 		if fd >= 0 {
 			unix.Close(fd)
@@ -244,8 +247,16 @@ func (l *loop) onWake() {
 	var n [8]byte
 	_, _ = unix.Read(l.wakeFD, n[:])
 	l.woken = false
-	for _, fd := range l.closing {
-		unix.Close(fd)
+	l.closeQueued()
+}
+
+func (l *loop) closeQueued() {
+	for i, c := range l.closing {
+		l.closing[i] = closing{}
+		unix.Close(c.fd)
+		if c.server != nil {
+			c.server.Release()
+		}
 	}
 	l.closing = l.closing[:0]
 }

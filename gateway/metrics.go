@@ -2,9 +2,12 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"sync"
@@ -237,13 +240,18 @@ func (g *Gateway) writeRequests(w *metricsWriter) {
 		l.stats.mu.Unlock()
 	}
 	w.family("requests_total", "counter")
-	for k, n := range requests {
-		w.series("requests_total", float64(n), "listener", k.listener, "pool", k.pool, "server", k.server, "method", k.method, "code", k.code)
+	keys := slices.SortedFunc(maps.Keys(requests), func(a, b labels) int {
+		return cmp.Or(cmp.Compare(a.listener, b.listener), cmp.Compare(a.pool, b.pool), cmp.Compare(a.server, b.server),
+			cmp.Compare(a.method, b.method), cmp.Compare(a.code, b.code))
+	})
+	for _, k := range keys {
+		w.series("requests_total", float64(requests[k]), "listener", k.listener, "pool", k.pool, "server", k.server, "method", k.method, "code", k.code)
 	}
 	for p := range phaseNames {
 		name := phaseNames[p] + "_duration_seconds"
 		w.family(name, "histogram")
-		for poolName, sums := range durations {
+		for _, poolName := range slices.Sorted(maps.Keys(durations)) {
+			sums := durations[poolName]
 			total := 0.0
 			for i, bound := range buckets {
 				total += sums[p][i]

@@ -28,7 +28,6 @@ const (
 	reasonResponseTimeout
 	reasonClientAborted // the client went away in the middle of its request
 	reasonNotReusable   // the answer came before the request was through, or limits of age or use
-	reasonReclaimed     // idle, and its slot was needed by another loop
 	reasonRetired       // its server left the configuration
 	// Both.
 	reasonShutdown
@@ -39,7 +38,7 @@ const (
 var reasonNames = [reasonCount]string{
 	"client_closed", "client_gone", "reset", "done", "idle", "head_timeout", "body_timeout", "write_timeout", "bad_request", "tls_on_plain", "rest_too_long",
 	"truncated", "server_closed", "unexpected_bytes", "connect_failed", "connect_timeout", "no_answer", "bad_response",
-	"send_timeout", "response_timeout", "client_aborted", "not_reusable", "reclaimed", "retired", "shutdown", "panic",
+	"send_timeout", "response_timeout", "client_aborted", "not_reusable", "retired", "shutdown", "panic",
 }
 
 func (r closeReason) String() string { return reasonNames[r] }

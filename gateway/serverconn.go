@@ -37,6 +37,8 @@ type serverConn struct {
 	state  serverState
 	reused bool // it has carried an attempt before this one
 
+	dialing bool // a goroutine connects, with TLS
+
 	begun    bool // a byte of the current answer has come
 	inBody   bool // its heads are through
 	finished bool // it is complete
@@ -481,9 +483,12 @@ func (c *serverConn) shut(r closeReason) {
 		c.stream.closeWrite()
 		c.flush()
 	}
-	c.close()
 	c.loop.stats.serverCloses[r].Add(1)
-	c.server.Release()
+	if c.dialing { // the goroutine has the socket: onTLS gives the slot back
+		c.close()
+	} else {
+		c.closeThen(c.server)
+	}
 }
 
 // abort is called when the loop ends or a handler has panicked.
@@ -552,6 +557,7 @@ func (c *serverConn) onTimer() {
 
 // connectTLS connects and does the handshake in a goroutine, which gives the socket to the loop.
 func (c *serverConn) connectTLS() {
+	c.dialing = true
 	l, cfg := c.loop, c.pool.table
 	timeout := time.Duration(cfg.cfg.Timeouts.Connect)
 	l.gw.dials.Go(func() {
@@ -570,10 +576,12 @@ func (c *serverConn) connectTLS() {
 
 // onTLS takes the socket over when the handshake is done.
 func (c *serverConn) onTLS(fd int, stream *tlsStream, err error) {
+	c.dialing = false
 	if c.closed { // timed out or dropped meanwhile
 		if fd >= 0 {
 			unix.Close(fd)
 		}
+		c.server.Release()
 		return
 	}
 	if err == nil {
