@@ -297,10 +297,12 @@ func (g *Gateway) writeLoops(w *metricsWriter) {
 	}
 	w.family("corrected_offsets_total", "counter")
 	w.series("corrected_offsets_total", float64(sum(func(st *loopStats) uint64 { return st.corrected.Load() })))
+	dropped := uint64(0)
 	if g.access != nil {
-		w.family("access_log_dropped_total", "counter")
-		w.series("access_log_dropped_total", float64(g.access.Dropped()))
+		dropped = g.access.Dropped()
 	}
+	w.family("access_log_dropped_total", "counter")
+	w.series("access_log_dropped_total", float64(dropped))
 	w.family("panics_total", "counter")
 	w.series("panics_total", float64(g.metrics.panics.Load()))
 	w.family("loop_sessions", "gauge")

@@ -35,7 +35,7 @@ Signals:
     TERM, INT    drain: accept no client, end the running requests within drain_timeout, exit 0; one more, a second later,
                  ends at once
     HUP          reload; not there yet: restart for a changed configuration
-    USR1         reopen log files; not there yet
+    USR1         open the file of the access log again, after a rotation
 
 Exit codes:
 
@@ -117,7 +117,7 @@ func serve(g *gateway.Gateway, log *slog.Logger, out io.Writer, whenReady func(c
 
 	ended, end := context.WithCancel(context.Background())
 	defer end()
-	go obey(signals, log, end, func() { os.Exit(exitFailure) })
+	go obey(signals, log, g.ReopenLogs, end, func() { os.Exit(exitFailure) })
 	if whenReady != nil {
 		if err := whenReady(ended); err != nil && ended.Err() == nil {
 			return err
@@ -131,14 +131,18 @@ func serve(g *gateway.Gateway, log *slog.Logger, out io.Writer, whenReady func(c
 }
 
 // obey calls end at the first signal to end, and exit at the second, which has to come a while later.
-func obey(signals <-chan os.Signal, log *slog.Logger, end, exit func()) {
+func obey(signals <-chan os.Signal, log *slog.Logger, reopen func() error, end, exit func()) {
 	var ending time.Time // zero: no signal yet
 	for s := range signals {
 		switch {
 		case s == syscall.SIGHUP:
 			log.Warn("reload is not there yet: restart for a changed configuration")
 		case s == syscall.SIGUSR1:
-			log.Warn("reopening log files is not there yet")
+			if err := reopen(); err != nil {
+				log.Error("the access log goes on in its old file", "error", err)
+			} else {
+				log.Info("log files reopened")
+			}
 		case ending.IsZero():
 			log.Info("signal", "signal", s.String())
 			ending = time.Now()

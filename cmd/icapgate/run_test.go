@@ -92,7 +92,7 @@ log: {level: info, format: text}
 	p.Process.Signal(syscall.SIGHUP)
 	p.waitLog(t, "reload is not there yet")
 	p.Process.Signal(syscall.SIGUSR1)
-	p.waitLog(t, "reopening log files is not there yet")
+	p.waitLog(t, "log files reopened")
 	p.Process.Signal(syscall.SIGTERM)
 	p.waitLog(t, "draining")
 	if code := p.end(); code != 0 {
@@ -180,7 +180,7 @@ func TestDoubleSignal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		signals := make(chan os.Signal)
 		ends, exits := 0, 0
-		go obey(signals, slog.New(slog.DiscardHandler), func() { ends++ }, func() { exits++ })
+		go obey(signals, slog.New(slog.DiscardHandler), func() error { return nil }, func() { ends++ }, func() { exits++ })
 		for _, step := range []struct {
 			wait        time.Duration
 			signal      os.Signal
