@@ -107,7 +107,7 @@ func TestEarlyAnswerDrained(t *testing.T) {
 
 // A server that takes the rest of an answered request slowly still gets all of it, although the client has gone on.
 func TestEarlyAnswerSlowServer(t *testing.T) {
-	f := serveFake(t, smallBuffers(t, 8<<10))
+	f := serveFake(t, smallBuffers(t, 64<<10), nil)
 	g := startGateway(t, []string{f.address}, quiet, "").ready()
 	overBoth(t, func(t *testing.T, listener int) {
 		p := newPlayer(t, g, f, listener)
@@ -118,8 +118,8 @@ func TestEarlyAnswerSlowServer(t *testing.T) {
 		s.send(text(noContent))
 		p.c.expect(text(noContent))
 		// The body is more than the sockets to the server hold: its end waits in the gateway.
-		g.shrinkServerBuffers(t)
-		body := chunked(200<<10, 16<<10)
+		g.shrinkBuffers(t)
+		body := chunked(500<<10, 16<<10)
 		p.c.send(body)
 		g.settle()
 		if err := s.matches(body); err != nil {
@@ -132,14 +132,16 @@ func TestEarlyAnswerSlowServer(t *testing.T) {
 	})
 }
 
-// shrinkServerBuffers makes the sockets to the servers hold little.
-func (g *testGateway) shrinkServerBuffers(t testing.TB) {
-	g.onLoops(func(l *loop) {
-		for fd, c := range l.conns {
-			if _, ok := c.owner.(*serverConn); ok {
-				setBuffers(t, fd, 8<<10)
+// shrinkBuffers makes the gateway's sockets hold little: the kernel would let them grow to megabytes.
+func (g *testGateway) shrinkBuffers(t testing.TB) {
+	eventually(t, "sessions on their loops", func() (there bool) {
+		g.onLoops(func(l *loop) {
+			for fd := range l.conns {
+				setBuffers(t, fd, 64<<10)
 			}
-		}
+			there = there || len(l.sessions) > 0
+		})
+		return there
 	})
 }
 

@@ -3,6 +3,8 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 // answered by the fakeServer itself, from options.
 type fakeServer struct {
 	ln      net.Listener
+	tls     *tls.Config // nil: plain
 	address string
 	begun   chan *serverSide // connections on which a request has begun
 	done    chan struct{}    // closed at the end of the test
@@ -24,8 +27,8 @@ type fakeServer struct {
 	mu       sync.Mutex
 	conns    map[*net.TCPConn]struct{}
 	accepted int
-	peak     int    // most connections at a time, as of the latest forgetPeak
-	options  string // answer to a check
+	peak     int               // most connections at a time, as of the latest forgetPeak
+	options  map[string]string // answers to checks by path, "": for all others; heads without their empty line
 }
 
 const optionsAnswer = "ICAP/1.0 200 OK¶ISTag: \"s\"¶Methods: REQMOD, RESPMOD¶"
@@ -37,13 +40,13 @@ func startFake(t testing.TB) *fakeServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveFake(t, ln)
+	return serveFake(t, ln, nil)
 }
 
-func serveFake(t testing.TB, ln net.Listener) *fakeServer {
+func serveFake(t testing.TB, ln net.Listener, cfg *tls.Config) *fakeServer {
 	f := &fakeServer{
-		ln: ln, address: ln.Addr().String(), begun: make(chan *serverSide), done: make(chan struct{}),
-		conns: make(map[*net.TCPConn]struct{}), options: optionsAnswer,
+		ln: ln, tls: cfg, address: ln.Addr().String(), begun: make(chan *serverSide), done: make(chan struct{}),
+		conns: make(map[*net.TCPConn]struct{}), options: map[string]string{"": optionsAnswer},
 	}
 	f.running.Go(f.accept)
 	t.Cleanup(f.stop)
@@ -75,8 +78,11 @@ func (f *fakeServer) accept() {
 			f.accepted++
 			f.conns[nc.(*net.TCPConn)] = struct{}{}
 			f.peak = max(f.peak, f.open())
+			if f.tls != nil {
+				nc = tls.Server(nc, f.tls)
+			}
 			s := &serverSide{
-				client: &client{Conn: nc, r: bufio.NewReader(nc)}, number: f.accepted,
+				client: &client{Conn: nc, r: bufio.NewReader(nc)}, f: f, number: f.accepted,
 				released: make(chan struct{}), ended: make(chan struct{}),
 			}
 			f.running.Go(func() { f.serve(s) })
@@ -116,11 +122,21 @@ func (f *fakeServer) forgetPeak() {
 	f.mu.Unlock()
 }
 
-// says makes head (without its empty line) the answer to checks.
-func (f *fakeServer) says(head string) {
+// says makes head (without its empty line) the answer to checks that ask for a path; "": for all that have no answer of their own.
+func (f *fakeServer) says(path, head string) {
 	f.mu.Lock()
-	f.options = head
+	f.options[path] = head
 	f.mu.Unlock()
+}
+
+func (f *fakeServer) checkAnswer(path string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	head, ok := f.options[path]
+	if !ok {
+		head = f.options[""]
+	}
+	return text(head + "¶")
 }
 
 // serve announces each request of a connection to the test, and leaves the connection to it until release.
@@ -128,7 +144,7 @@ func (f *fakeServer) serve(s *serverSide) {
 	defer func() {
 		s.Close()
 		f.mu.Lock()
-		delete(f.conns, s.Conn.(*net.TCPConn))
+		delete(f.conns, s.tcp())
 		f.mu.Unlock()
 		close(s.ended)
 	}()
@@ -136,11 +152,8 @@ func (f *fakeServer) serve(s *serverSide) {
 		if _, s.end = s.r.Peek(1); s.end != nil {
 			return
 		}
-		if s.isCheck() {
-			f.mu.Lock()
-			answer := []byte(text(f.options + "¶"))
-			f.mu.Unlock()
-			if _, err := s.Write(answer); err != nil {
+		if path, ok := s.check(); ok {
+			if _, err := io.WriteString(s, f.checkAnswer(path)); err != nil {
 				return
 			}
 			continue
@@ -187,6 +200,7 @@ func (f *fakeServer) idle(t testing.TB) {
 // serverSide is a connection from the gateway as the server sees it.
 type serverSide struct {
 	*client
+	f        *fakeServer
 	number   int // in the order of acceptance, checks included
 	served   int // requests before the current one
 	released chan struct{}
@@ -194,22 +208,24 @@ type serverSide struct {
 	end      error
 }
 
-// isCheck reads a check and says whether there was one.
-func (s *serverSide) isCheck() bool {
+// check reads a check and says for which path it is; false: there is none.
+func (s *serverSide) check() (path string, ok bool) {
 	if p, _ := s.r.Peek(len("OPTIONS")); string(p) != "OPTIONS" {
-		return false
+		return "", false
 	}
 	for {
 		p, _ := s.r.Peek(s.r.Buffered())
-		if end := bytes.Index(p, []byte("\r\n\r\n")); end >= 0 {
-			if !bytes.Contains(p[:end], []byte("icapgate-check")) {
-				return false
+		if end := strings.Index(string(p), "\r\n\r\n"); end >= 0 {
+			head := string(p[:end])
+			if !strings.Contains(head, "icapgate-check") {
+				return "", false
 			}
 			_, _ = s.r.Discard(end + 4)
-			return true
+			_, path, _ = strings.Cut(strings.Fields(head)[1], s.f.address)
+			return path, true
 		}
 		if _, err := s.r.Peek(len(p) + 1); err != nil {
-			return false
+			return "", false
 		}
 	}
 }

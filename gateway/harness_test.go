@@ -53,8 +53,10 @@ listeners:
 	} else {
 		rest = strings.ReplaceAll(rest, "CERT", file)
 	}
-	text := fmt.Sprintf("%s\npools:\n  - name: dlp\n    servers: [%q]\n%s\nadmin: {address: \"off\"}\n", rest, strings.Join(servers, `","`), pool)
-	text = strings.ReplaceAll(text, `\"`, `"`)
+	if !strings.Contains(rest, "access_log:") {
+		rest += "\naccess_log: {output: \"off\"}"
+	}
+	text := fmt.Sprintf("%s\nadmin: {address: \"off\"}\npools:\n  - name: dlp\n    servers: [\"%s\"]\n%s\n", rest, strings.Join(servers, `","`), pool)
 	cfg, err := configs.Parse("test.yaml", []byte(text))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
@@ -158,7 +160,7 @@ func (c *client) expect(want string) {
 	got := make([]byte, len(want))
 	n, err := io.ReadFull(c.r, got)
 	if err != nil || string(got) != want {
-		c.t.Fatalf("got %q (%v), want %q", got[:n], err, want)
+		c.t.Fatalf("got %q (%v), want %q", shorten(string(got[:n])), err, shorten(want))
 	}
 }
 
@@ -172,13 +174,14 @@ func (c *client) status(want int) string {
 	return h
 }
 
-// closed checks that nothing comes any more, in order.
+// closed checks that nothing comes any more, and that the end is in order. It ends our side, too.
 func (c *client) closed() {
 	c.t.Helper()
 	rest, err := io.ReadAll(c.r)
 	if err != nil || len(rest) > 0 {
-		c.t.Fatalf("got %q (%v), want the end of the connection", rest, err)
+		c.t.Fatalf("got %q (%v), want the end of the connection", shorten(string(rest)), err)
 	}
+	c.Close()
 }
 
 // eventually waits for a condition that another goroutine brings about.

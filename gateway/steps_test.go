@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"icapgate/icap"
 )
@@ -221,4 +224,53 @@ func payloadSum(n, size int) [32]byte {
 		_, _ = io.WriteString(h, strings.Repeat("0123456789abcdef", k/16+1)[:k])
 	}
 	return [32]byte(h.Sum(nil))
+}
+
+// elapse lets so many ms go by on the loops' clocks. Tests use it to show that nothing happens; nothing waits for it.
+func (g *testGateway) elapse(ms int64) {
+	start := loopTime()
+	for loopTime()-start < ms*1e6 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	g.settle()
+}
+
+// dialPlain connects without TLS to whatever there is.
+func dialPlain(t testing.TB, address string) *client {
+	t.Helper()
+	nc, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newClient(t, nc)
+}
+
+// readHead reads a head, its empty line included. It may be called from any goroutine.
+func (c *client) readHead() (head []byte, err error) {
+	for err == nil && !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
+		var line []byte
+		line, err = c.r.ReadBytes('\n')
+		head = append(head, line...)
+	}
+	return head, err
+}
+
+// answer reads a whole answer and forgets it. It may be called from any goroutine.
+func (c *client) answer() (status int, err error) {
+	head, err := c.readHead()
+	if err != nil {
+		return 0, err
+	}
+	var response icap.Response
+	if err := response.Parse(head); err != nil {
+		return 0, err
+	}
+	list := &response.Encapsulated
+	if _, err := c.r.Discard(list.HeadLen()); err != nil {
+		return response.Status, err
+	}
+	if list.HasBody() {
+		_, _, err = new(bodyReader).read(c)
+	}
+	return response.Status, err
 }

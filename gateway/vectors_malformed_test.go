@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"io"
-	"net"
 	"regexp"
 	"strconv"
 	"strings"
@@ -251,11 +250,7 @@ func TestWrongTLS(t *testing.T) {
 	if got := plain.rest(); got != "" {
 		t.Errorf("the plain listener answered %q to a ClientHello", got)
 	}
-	nc, err := net.Dial("tcp", g.address(0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	clear := newClient(t, nc)
+	clear := dialPlain(t, g.address(0))
 	clear.send(text(v05))
 	if got := clear.rest(); strings.Contains(got, "ICAP") {
 		t.Errorf("the TLS listener answered %q in clear", got)

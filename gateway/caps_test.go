@@ -1,0 +1,425 @@
+package gateway
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"icapgate/bench/dlpstub"
+)
+
+// withLoops makes the gateways of a test have n loops, whatever machine it runs on.
+func withLoops(t testing.TB, n int) {
+	before := runtime.GOMAXPROCS(n)
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+}
+
+// Beyond the cap requests wait, and are served in the order in which they came.
+func TestCapAndOrder(t *testing.T) {
+	const cap, clients = 2, 8
+	withLoops(t, 4)
+	f := startFake(t)
+	g := startCapped(t, f, cap, "").ready()
+	f.forgetPeak()
+	overBoth(t, func(t *testing.T, listener int) {
+		var all []*client
+		for i := range clients {
+			c := g.dialFor(t, listener)
+			c.send(text(number(i)))
+			all = append(all, c)
+			g.holds(t, f, min(i+1, cap), max(0, i+1-cap))
+		}
+		var busy []*serverSide
+		for range cap {
+			busy = append(busy, f.next(t))
+		}
+		g.settle()
+		f.idle(t)
+		seen := make(map[int]bool)
+		for i := range clients {
+			// The first cap requests may come in either order, the others in theirs.
+			s := busy[0]
+			busy = busy[1:]
+			n := s.readNumber()
+			if seen[n] || n >= cap && n != i || n < cap && i >= cap {
+				t.Fatalf("request %d is served as number %d", n, i)
+			}
+			seen[n] = true
+			s.send(text(page))
+			all[n].expect(text(page))
+			s.release()
+			if i+cap < clients {
+				busy = append(busy, f.next(t))
+			}
+		}
+		for _, c := range all {
+			c.Close()
+		}
+	})
+	if _, peak, _ := f.counts(); peak > cap {
+		t.Errorf("%d connections at a time, the cap is %d", peak, cap)
+	}
+}
+
+// holds waits until so many requests are with f, the only server, and so many wait in line.
+func (g *testGateway) holds(t testing.TB, f *fakeServer, inFlight, waiting int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d requests at the server, %d in line", inFlight, waiting), func() bool {
+		return g.metric(`server_in_flight{pool="dlp",server="`+f.address+`"}`) == float64(inFlight) && g.metric(`queue_depth{pool="dlp"}`) == float64(waiting)
+	})
+}
+
+// readNumber reads a request of number and returns it.
+func (s *serverSide) readNumber() (n int) {
+	s.t.Helper()
+	head := s.head()
+	if _, err := fmt.Sscanf(head[strings.LastIndex(head[:strings.Index(head, " ICAP/1.0")], "/"):], "/%d ", &n); err != nil {
+		s.t.Fatalf("%q: %v", head, err)
+	}
+	s.expect(text(G))
+	return n
+}
+
+// startCapped runs a gateway whose only server, f, gets at most cap connections.
+func startCapped(t testing.TB, f *fakeServer, cap int, pool string) *testGateway {
+	t.Helper()
+	f.says("", optionsAnswer+fmt.Sprintf("Max-Connections: %d¶", cap))
+	return startGateway(t, []string{f.address}, quiet+"    reserve: 0\n"+pool, "")
+}
+
+// One connection, more loops than that, and more clients: the connection goes round, and nobody starves.
+func TestOneConnectionManyLoops(t *testing.T) {
+	withLoops(t, 4)
+	for _, v := range []struct {
+		name, pool string
+		mode       dlpstub.Mode
+		body       string
+	}{
+		{"204", "", dlpstub.NoContent, chunks},
+		{"echo", "", dlpstub.Echo, chunked(200<<10, 20<<10)},
+		{"without-reuse", "    reuse: false\n", dlpstub.NoContent, chunks},
+		{"short-lived", "    idle: {max_requests: 3}\n", dlpstub.NoContent, chunks},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			stub, address := startStub(t, dlpstub.Config{Mode: v.mode, MaxConnections: 1})
+			g := startGateway(t, []string{address}, quiet+"    reserve: 0\n    queue: {timeout: 15s}\n"+v.pool, "").ready()
+			before := stub.Stats().Accepted
+			const clients, requests = 8, 40
+			var group sync.WaitGroup
+			faults := make(chan error, clients)
+			for i := range clients {
+				c := g.dialFor(t, i%2)
+				group.Go(func() {
+					for n := range requests {
+						if err := c.exchange(text(RL+"Allow: 204¶"+reqBody) + text(v.body)); err != nil {
+							faults <- fmt.Errorf("request %d: %w", n, err)
+							return
+						}
+					}
+				})
+			}
+			group.Wait()
+			close(faults)
+			for err := range faults {
+				t.Error(err)
+			}
+			st := stub.Stats()
+			if v.pool == "" && st.Accepted-before != 1 {
+				t.Errorf("%d connections were opened, one would have done", st.Accepted-before)
+			}
+			if n := st.Requests; n[3]+n[2] != clients*requests {
+				t.Errorf("the server got %v requests, want %d", n, clients*requests)
+			}
+		})
+	}
+}
+
+// exchange sends a request and reads a whole answer, which has to be a 200 or 204. It may be called from any goroutine.
+func (c *client) exchange(request string) error {
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Write([]byte(request))
+		sent <- err
+	}()
+	status, err := c.answer()
+	if err == nil {
+		err = <-sent
+	}
+	if err == nil && status != 200 && status != 204 {
+		err = fmt.Errorf("status %d", status)
+	}
+	return err
+}
+
+// serveAll answers requests like v04 with a page, until the test ends.
+func (f *fakeServer) serveAll() {
+	f.running.Go(func() {
+		for {
+			select {
+			case s := <-f.begun:
+				f.running.Go(func() {
+					for range 2 { // the head, and the encapsulated one
+						if _, err := s.readHead(); err != nil {
+							break
+						}
+					}
+					_, _ = io.WriteString(s, text(page))
+					select {
+					case s.released <- struct{}{}:
+					case <-f.done:
+					}
+				})
+			case <-f.done:
+				return
+			}
+		}
+	})
+}
+
+// Without reuse every request has its connection, and the old one is gone before a new one is opened.
+func TestCapWithoutReuse(t *testing.T) {
+	withLoops(t, 2)
+	f := startFake(t)
+	g := startCapped(t, f, 2, "    reuse: false\n").ready()
+	f.forgetPeak()
+	f.serveAll()
+	var group sync.WaitGroup
+	for i := range 6 {
+		c := g.dialFor(t, i%2)
+		group.Go(func() {
+			for range 50 {
+				if err := c.exchange(text(v04)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	if _, peak, _ := f.counts(); peak > 2 {
+		t.Errorf("%d connections at a time, the cap is 2", peak)
+	}
+}
+
+// queue.timeout: who has waited that long is told to come back; queue.max: who finds so many waiting is told at once.
+func TestQueueLimits(t *testing.T) {
+	f := startFake(t)
+	g := startCapped(t, f, 1, "    queue: {max: 2, timeout: 200ms}\n").ready()
+	overBoth(t, func(t *testing.T, listener int) {
+		first := g.dialFor(t, listener)
+		first.send(text(v05))
+		s := f.next(t)
+		s.gets(v05)
+		var waiting []*client
+		for i := range 2 {
+			c := g.dialFor(t, listener)
+			c.send(text(v05))
+			waiting = append(waiting, c)
+			g.holds(t, f, 1, i+1)
+		}
+		late := g.dialFor(t, listener)
+		late.send(text(v05))
+		if h := late.refusal(503, false); !strings.Contains(h, "\r\nRetry-After: ") {
+			t.Errorf("no Retry-After in %q", h)
+		}
+		for _, c := range waiting {
+			if h := c.refusal(503, false); !strings.Contains(h, "\r\nRetry-After: ") {
+				t.Errorf("no Retry-After in %q", h)
+			}
+		}
+		f.idle(t)
+		s.send(text(page))
+		first.expect(text(page))
+		s.release()
+		for _, c := range append(waiting, late) { // all of them can go on
+			c.send(text(v04))
+			s := f.next(t)
+			s.gets(v04)
+			s.send(text(page))
+			c.expect(text(page))
+			s.release()
+			g.settle()
+		}
+	})
+}
+
+// A body that is larger than what is held for replay waits in the client's socket while its request waits in line, and is read on
+// whatever becomes of the request.
+func TestLargeBodyInQueue(t *testing.T) {
+	f := startFake(t)
+	g := startCapped(t, f, 1, "    queue: {timeout: 200ms}\n").ready()
+	body := chunked(8<<20, 64<<10)
+	overBoth(t, func(t *testing.T, listener int) {
+		first := g.dialFor(t, listener)
+		first.send(text(v05))
+		s := f.next(t)
+		s.gets(v05)
+
+		c := g.dialFor(t, listener)
+		wrote := make(chan error, 1)
+		go func() { _, err := c.Write([]byte(text(RL+reqBody) + body)); wrote <- err }()
+		c.refusal(503, false)
+		if err := <-wrote; err != nil {
+			t.Fatal("the body behind a 503: ", err)
+		}
+
+		other := g.dialFor(t, listener)
+		go func() { _, err := other.Write([]byte(text(RL+reqBody) + body)); wrote <- err }()
+		g.holds(t, f, 1, 1)
+		s.send(text(page))
+		first.expect(text(page))
+		s.release()
+		s = f.next(t)
+		s.gets(RL + reqBody)
+		if err := s.matches(body); err != nil {
+			t.Fatal("the server got: ", err)
+		}
+		if err := <-wrote; err != nil {
+			t.Fatal(err)
+		}
+		s.send(text(page))
+		other.expect(text(page))
+		s.release()
+
+		c.send(text(v04))
+		s = f.next(t)
+		s.gets(v04)
+		s.send(text(page))
+		c.expect(text(page))
+		s.release()
+	})
+}
+
+// A client that goes away while it waits leaves the line.
+func TestClientLeavesQueue(t *testing.T) {
+	f := startFake(t)
+	g := startCapped(t, f, 1, "").ready()
+	overBoth(t, func(t *testing.T, listener int) {
+		first := g.dialFor(t, listener)
+		first.send(text(v05))
+		s := f.next(t)
+		s.gets(v05)
+		gone, stays := g.dialFor(t, listener), g.dialFor(t, listener)
+		gone.send(text(v04))
+		g.holds(t, f, 1, 1)
+		stays.send(text(v05))
+		g.holds(t, f, 1, 2)
+		gone.reset()
+		g.holds(t, f, 1, 1)
+		s.send(text(page))
+		first.expect(text(page))
+		s.release()
+		s = f.next(t)
+		s.gets(v05)
+		s.send(text(page))
+		stays.expect(text(page))
+		s.release()
+	})
+}
+
+// A server that closes its connections makes room for those who wait, too.
+func TestWaitersAfterServerClose(t *testing.T) {
+	withLoops(t, 2)
+	f := startFake(t)
+	g := startCapped(t, f, 1, "").ready()
+	overBoth(t, func(t *testing.T, listener int) {
+		var all []*client
+		for i := range 4 {
+			c := g.dialFor(t, listener)
+			c.send(text(v04))
+			all = append(all, c)
+			g.holds(t, f, 1, i)
+		}
+		for _, c := range all {
+			s := f.next(t)
+			s.gets(v04)
+			s.send(text(strings.Replace(page, "Encapsulated", "Connection: close¶Encapsulated", 1)))
+			s.Close()
+			c.expect(text(page))
+			c.Close()
+		}
+	})
+}
+
+// Max-Connections of a server is shared by connection_share gateways, less the reserve.
+func TestLearntCap(t *testing.T) {
+	for _, v := range []struct {
+		says       string
+		share, res int
+		want       float64
+	}{
+		{"Max-Connections: 25¶", 1, 1, 24},
+		{"Max-Connections: 25¶", 2, 1, 11},
+		{"Max-Connections: 25¶", 3, 0, 8},
+		{"Max-Connections: 2¶", 4, 1, 1},
+		{"Max-Connections: 0¶", 1, 1, 0},
+		{"Max-Connections: many¶", 1, 1, 0},
+		{"", 1, 1, 0},
+	} {
+		t.Run(fmt.Sprintf("%s share %d reserve %d", strings.TrimSuffix(v.says, "¶"), v.share, v.res), func(t *testing.T) {
+			f := startFake(t)
+			f.says("", optionsAnswer+v.says)
+			g := startGateway(t, []string{f.address}, quiet+fmt.Sprintf("    connection_share: %d\n    reserve: %d\n", v.share, v.res), "").ready()
+			eventually(t, "the cap", func() bool { return g.metric(`server_cap{pool="dlp",server="`+f.address+`"}`) == v.want })
+		})
+	}
+	t.Run("from a client's OPTIONS", func(t *testing.T) {
+		f := startFake(t)
+		g := startGateway(t, []string{f.address}, quiet, "").ready()
+		p := newPlayer(t, g, f, 1)
+		answer := okLine + tag + "Max-Connections: 9¶Encapsulated: null-body=0¶¶"
+		p.play(sends("OPTIONS icap://gw/r ICAP/1.0¶Host: gw¶¶"), arrives(forwarded("OPTIONS icap://gw/r ICAP/1.0¶Host: gw¶¶")), answers(answer), gets(answer))
+		if n := g.metric(`server_cap{pool="dlp",server="` + f.address + `"}`); n != 8 {
+			t.Errorf("the cap is %v, want 8", n)
+		}
+	})
+}
+
+// idle.timeout, max_age and max_requests end connections to servers.
+func TestServerConnectionLimits(t *testing.T) {
+	t.Run("max_requests", func(t *testing.T) {
+		f := startFake(t)
+		g := startGateway(t, []string{f.address}, quiet+"    idle: {max_requests: 2}\n", "").ready()
+		p := newPlayer(t, g, f, 1)
+		var on []int
+		for range 4 {
+			p.play(simple(v04, forwarded(v04))...)
+			on = append(on, p.s.number)
+			if len(on)%2 == 0 {
+				p.s.over(t)
+			}
+		}
+		if on[0] != on[1] || on[1] == on[2] || on[2] != on[3] {
+			t.Errorf("the requests were made on connections %v, want two on each", on)
+		}
+	})
+	t.Run("idle", func(t *testing.T) {
+		f := startFake(t)
+		g := startGateway(t, []string{f.address}, quiet+"    idle: {timeout: 100ms}\n", "").ready()
+		p := newPlayer(t, g, f, 1)
+		p.play(simple(v04, forwarded(v04))...)
+		p.s.over(t)
+		p.again(false)
+	})
+	t.Run("max_age", func(t *testing.T) {
+		f := startFake(t)
+		g := startGateway(t, []string{f.address}, quiet+"    idle: {max_age: 100ms}\n", "").ready()
+		p := newPlayer(t, g, f, 1)
+		p.play(simple(v04, forwarded(v04))...)
+		g.elapse(150)
+		p.again(false)
+	})
+	t.Run("reuse", func(t *testing.T) {
+		f := startFake(t)
+		g := startGateway(t, []string{f.address}, quiet+"    reuse: false\n", "").ready()
+		p := newPlayer(t, g, f, 1)
+		want := strings.Replace(forwarded(v04), "Host: SERVER¶", "Host: SERVER¶Connection: close¶", 1)
+		for range 2 {
+			p.play(simple(v04, want)...)
+			p.s.over(t)
+		}
+	})
+}

@@ -1,0 +1,417 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"icapgate/bench/dlpstub"
+	"icapgate/health"
+)
+
+// pair is a gateway in front of two scripted servers.
+type pair struct {
+	*testGateway
+	a, b *fakeServer
+}
+
+func startPair(t testing.TB, pool, rest string) *pair {
+	a, b := startFake(t), startFake(t)
+	return &pair{startGateway(t, []string{a.address, b.address}, quiet+pool, rest).ready(), a, b}
+}
+
+// next returns the connection on which the next request comes, on either server, and the other server.
+func (p *pair) next(t testing.TB) (s *serverSide, other *fakeServer) {
+	t.Helper()
+	select {
+	case s = <-p.a.begun:
+		other = p.b
+	case s = <-p.b.begun:
+		other = p.a
+	case <-time.After(patience):
+		t.Fatal("no request reached a server")
+	}
+	s.t = t
+	_ = s.SetDeadline(time.Now().Add(patience))
+	return s, other
+}
+
+// gets reads a request in the form that this server gets it in.
+func (s *serverSide) gets(request string) {
+	s.t.Helper()
+	s.expect(strings.ReplaceAll(text(forwarded(request)), "SERVER", s.LocalAddr().String()))
+}
+
+// warm makes one request, so that there is an idle connection, which it returns.
+func (p *player) warm() *serverSide {
+	p.t.Helper()
+	p.play(simple(v04, forwarded(v04))...)
+	p.g.settle()
+	return p.s
+}
+
+// R12, R32: what an idle server connection brings, bytes or an end, is its end, and never an answer to the next request.
+func TestIdleConnectionBroken(t *testing.T) {
+	for _, v := range []struct {
+		name string
+		do   func(s *serverSide)
+	}{
+		{"R12 408", func(s *serverSide) { _, _ = s.Write([]byte("ICAP/1.0 408 Request timeout\r\n\r\n")) }},
+		{"R12 late-204", func(s *serverSide) { _, _ = s.Write([]byte(text(noContent))) }},
+		{"R12 junk", func(s *serverSide) { _, _ = s.Write([]byte("x")) }},
+		{"R32 fin", func(s *serverSide) { s.Close() }},
+		{"R32 half-close", func(s *serverSide) { _ = s.tcp().CloseWrite() }},
+		{"R32 rst", func(s *serverSide) { s.reset() }},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			f := startFake(t)
+			g := startGateway(t, []string{f.address}, quiet, "").ready()
+			overBoth(t, func(t *testing.T, listener int) {
+				p := newPlayer(t, g, f, listener)
+				s := p.warm()
+				v.do(s)
+				g.settle()
+				p.again(false)
+				if n := g.metric(`replays_total{reason="no_answer"}`); n != 0 {
+					t.Errorf("%v replays: the connection should have been dropped while idle", n)
+				}
+				s.over(t)
+			})
+		})
+	}
+}
+
+// R22: a reused connection that ends without a byte is the usual race; the request comes again on a fresh one, and the client sees nothing.
+func TestReusedConnectionEnds(t *testing.T) {
+	for _, v := range []struct {
+		name string
+		end  func(s *serverSide)
+	}{
+		{"fin", func(s *serverSide) { s.Close() }},
+		{"rst", func(s *serverSide) { s.reset() }},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			f := startFake(t)
+			g := startGateway(t, []string{f.address}, quiet, "").ready()
+			overBoth(t, func(t *testing.T, listener int) {
+				p := newPlayer(t, g, f, listener)
+				old := p.warm()
+				for _, request := range []string{v05, preview(9) + "4¶abcd¶0; ieof¶¶", PL + resBody + text(chunked(20<<10, 1<<10))} {
+					p.c.send(text(request))
+					s := f.next(t)
+					if s != old {
+						t.Fatal("the idle connection was not used")
+					}
+					s.gets(request)
+					v.end(s)
+					fresh := f.next(t)
+					if fresh == s || fresh.served != 0 {
+						t.Fatal("the second attempt was made on an old connection")
+					}
+					fresh.gets(request)
+					fresh.send(text(page))
+					p.c.expect(text(page))
+					fresh.release()
+					g.settle()
+					old = fresh
+				}
+			})
+		})
+	}
+}
+
+// A preview that was answered by the end of a reused connection starts again from its beginning on the fresh one.
+func TestReplayedPreviewGoesOn(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet, "").ready()
+	overBoth(t, func(t *testing.T, listener int) {
+		p := newPlayer(t, g, f, listener)
+		p.warm()
+		part := preview(4) + "4¶abcd¶0¶¶"
+		p.c.send(text(part))
+		s := f.next(t)
+		s.gets(part)
+		s.Close()
+		fresh := f.next(t)
+		fresh.gets(part)
+		fresh.send(text(goOn))
+		p.c.expect(text(goOn))
+		p.c.send(text("2¶ef¶0¶¶"))
+		fresh.expect(text("2¶ef¶0¶¶"))
+		fresh.send(text(page))
+		p.c.expect(text(page))
+		p.s = fresh
+		fresh.release()
+		p.again(true)
+	})
+}
+
+// A request whose beginning is not held any more is not sent again: 502, and the client's connection goes on.
+func TestNothingIsReplayedBeyondTheBuffer(t *testing.T) {
+	g := startPair(t, "    retry: {replay_buffer: 16KiB}\n", "")
+	overBoth(t, func(t *testing.T, listener int) {
+		c := g.dialFor(t, listener)
+		body := chunked(100<<10, 10<<10)
+		c.send(text(RL+reqBody) + body)
+		s, other := g.next(t)
+		s.gets(RL + reqBody)
+		s.expect(body)
+		s.Close()
+		c.refusal(502, false)
+		other.idle(t)
+		c.send(text(v04))
+		s, _ = g.next(t)
+		s.gets(v04)
+		s.send(text(page))
+		c.expect(text(page))
+		s.release()
+	})
+}
+
+// The same in the middle of the body: what is left of it is read and dropped.
+func TestServerDiesMidBody(t *testing.T) {
+	g := startPair(t, "    retry: {replay_buffer: 16KiB}\n", "")
+	body := chunked(8<<20, 64<<10)
+	overBoth(t, func(t *testing.T, listener int) {
+		for _, how := range []string{"fin", "rst"} {
+			c := g.dialFor(t, listener)
+			c.send(text(RL + reqBody))
+			s, _ := g.next(t)
+			s.gets(RL + reqBody)
+			wrote := make(chan error, 1)
+			go func() { _, err := c.Write([]byte(body)); wrote <- err }()
+			s.expect(body[:1<<20])
+			if how == "fin" {
+				s.Close() // with unread bytes: a RST, too
+			} else {
+				s.reset()
+			}
+			c.refusal(502, false)
+			if err := <-wrote; err != nil {
+				t.Fatal(err)
+			}
+			c.send(text(v04))
+			s, _ = g.next(t)
+			s.gets(v04)
+			s.send(text(page))
+			c.expect(text(page))
+			s.release()
+		}
+	})
+}
+
+// A fresh connection that ends without an answer: once more on another server, then 502; it may be this request that kills servers.
+func TestFreshConnectionEnds(t *testing.T) {
+	for _, how := range []string{"fin", "rst"} {
+		t.Run(how, func(t *testing.T) {
+			g := startPair(t, "    retry: {attempts: 5}\n", "")
+			overBoth(t, func(t *testing.T, listener int) {
+				c := g.dialFor(t, listener)
+				end := func(s *serverSide) {
+					s.gets(v05)
+					if how == "fin" {
+						s.Close()
+					} else {
+						s.reset()
+					}
+				}
+				c.send(text(v05))
+				first, other := g.next(t)
+				end(first)
+				second := other.next(t)
+				end(second)
+				c.refusal(502, false)
+				g.settle()
+				g.a.idle(t)
+				g.b.idle(t)
+				// It costs nobody else anything.
+				c.send(text(v04))
+				s, _ := g.next(t)
+				s.gets(v04)
+				s.send(text(page))
+				c.expect(text(page))
+				s.Close()
+				g.settle()
+			})
+		})
+	}
+}
+
+// retry.attempts 0 is no retry.
+func TestNoAttempts(t *testing.T) {
+	g := startPair(t, "    retry: {attempts: 0}\n", "")
+	c := g.dial(1)
+	c.send(text(v05))
+	s, other := g.next(t)
+	s.gets(v05)
+	s.Close()
+	c.refusal(502, false)
+	g.settle()
+	other.idle(t)
+}
+
+// R29: a 503 sends the request to another server, and the full one is left alone; a 503 of all is the client's.
+func TestFullServer(t *testing.T) {
+	full := "ICAP/1.0 503 Service Overloaded¶Retry-After: 1¶¶"
+	for _, v := range []struct{ name, request, answer string }{
+		{"R29 503-head", v05, full},
+		{"R29 503-of-a-preview", preview(4) + "4¶abcd¶0¶¶", full},
+		{"R29 503-without-retry-after", v05, "ICAP/1.0 503 x¶¶"},
+		{"506 of Trend Micro", v05, "ICAP/1.0 506 busy¶¶"},
+		{"R29 503-with-a-body", v05, "ICAP/1.0 503 x¶" + echoList + P + chunks},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			overBoth(t, func(t *testing.T, listener int) {
+				g := startPair(t, "", "")
+				c := g.dialFor(t, listener)
+				c.send(text(v.request))
+				first, other := g.next(t)
+				first.gets(v.request)
+				first.send(text(v.answer))
+				second := other.next(t)
+				second.gets(v.request)
+				second.send(text(page))
+				c.expect(text(page))
+				second.release()
+				for range 3 { // it stays out for its second
+					c.send(text(v04))
+					s := other.next(t)
+					s.gets(v04)
+					s.send(text(page))
+					c.expect(text(page))
+					s.release()
+				}
+			})
+		})
+	}
+	t.Run("both full", func(t *testing.T) {
+		g := startPair(t, "", "")
+		c := g.dial(1)
+		c.send(text(v05))
+		first, other := g.next(t)
+		first.gets(v05)
+		first.send(text(full))
+		second := other.next(t)
+		second.gets(v05)
+		second.send(text(full))
+		c.expect(text(full))
+		c.send(text(v05)) // both are known to be full now
+		if h := c.refusal(503, false); !strings.Contains(h, "Retry-After: ") {
+			t.Errorf("no Retry-After in %q", h)
+		}
+	})
+}
+
+// A server that refuses connections costs no client anything while another one is there.
+func TestConnectRefused(t *testing.T) {
+	f, dead := startFake(t), startFake(t)
+	g := startGateway(t, []string{dead.address, f.address}, quiet, "").ready()
+	dead.ln.Close() // it was up, so its state stays so until a failure brings a check forward
+	overBoth(t, func(t *testing.T, listener int) {
+		p := newPlayer(t, g, f, listener)
+		for range 4 {
+			p.play(simple(v05, forwarded(v05))...)
+		}
+	})
+	if g.metric(`replays_total{reason="connect"}`) == 0 {
+		t.Error("the dead server was not even tried")
+	}
+}
+
+// All servers refuse, whether they still count as up or are known to be down: 503, nothing was sent to any.
+func TestAllRefused(t *testing.T) {
+	for _, v := range []struct{ name, pool string }{
+		{"up", "    health: {interval: 1h, fall: 100}\n"},
+		{"down", "    health: {interval: 1h, fall: 1}\n"},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			a, b := startFake(t), startFake(t)
+			g := startGateway(t, []string{a.address, b.address}, v.pool, "").ready()
+			a.ln.Close()
+			b.ln.Close()
+			if v.name == "down" {
+				c := g.dialFor(t, 1)
+				c.send(text(v04)) // its failures bring the checks forward
+				c.refusal(503, false)
+				eventually(t, "servers down", func() bool { return !g.up(a) && !g.up(b) })
+			}
+			overBoth(t, func(t *testing.T, listener int) {
+				c := g.dialFor(t, listener)
+				c.send(text(RL + reqBody))
+				c.refusal(503, false)
+				c.send(text(chunks)) // its framing is intact
+				c.send(text(v04))
+				c.refusal(503, false)
+			})
+		})
+	}
+}
+
+func (g *testGateway) up(f *fakeServer) bool {
+	return g.metric(`server_up{pool="dlp",server="`+f.address+`"}`) == 1
+}
+
+// A server that does not answer to the connect, after the time for it, is as good as one that refuses.
+func TestConnectTimeout(t *testing.T) {
+	f := startFake(t)
+	hole := blackHole(t)
+	g := startGateway(t, []string{hole, f.address}, "    timeouts: {connect: 100ms}\n    health: {interval: 1h, timeout: 100ms, fall: 100}\n", "")
+	eventually(t, "the good server up", func() bool { return g.up(f) })
+	g.table.Load().pools[0].servers[0].Health.SetState(health.Up) // as if it had been until now
+	overBoth(t, func(t *testing.T, listener int) {
+		p := newPlayer(t, g, f, listener)
+		for range 3 {
+			p.play(simple(v05, forwarded(v05))...)
+		}
+	})
+	if g.metric(`closes_total{side="server",reason="connect_timeout"}`) == 0 {
+		t.Error("the hole was not tried")
+	}
+}
+
+// blackHole returns an address where connects get no answer: that of a listener whose backlog is full.
+func blackHole(t testing.TB) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", sa.(*unix.SockaddrInet4).Port)
+	for range 8 {
+		nc, err := net.DialTimeout("tcp", address, 100*time.Millisecond)
+		if err != nil {
+			return address
+		}
+		t.Cleanup(func() { nc.Close() })
+	}
+	t.Skip("cannot fill the backlog of a listener here")
+	return ""
+}
+
+// One server of three that fails every second request is not seen by clients.
+func TestFlakyServerUnderLoad(t *testing.T) {
+	_, good := startStub(t, dlpstub.Config{})
+	_, closing := startStub(t, dlpstub.Config{CloseAfter: 3, SilentClose: true})
+	_, full := startStub(t, dlpstub.Config{Status: 503})
+	g := startGateway(t, []string{good, closing, full}, quiet, "").ready()
+	overBoth(t, func(t *testing.T, listener int) {
+		c := g.dialFor(t, listener)
+		for range 200 {
+			c.send(text(RL + "Allow: 204¶" + reqBody + chunks))
+			c.status(204)
+		}
+	})
+}
