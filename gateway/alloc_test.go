@@ -1,0 +1,213 @@
+//go:build !race
+
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"sort"
+	"strings"
+	"testing"
+
+	"github.com/valyala/bytebufferpool"
+
+	"icapgate/bench/dlpstub"
+)
+
+type steadyExchange struct {
+	name    string
+	server  dlpstub.Config
+	request string
+}
+
+// steadyExchanges are what a gateway does all day. The server answers an exchange with as many bytes each time.
+var steadyExchanges = []steadyExchange{
+	{"REQMOD 1 KiB", dlpstub.Config{}, RL + "Allow: 204¶" + reqBody + "400¶" + strings.Repeat("x", 1024) + "¶0¶¶"},
+	{"RESPMOD 1 KiB echoed", dlpstub.Config{Mode: dlpstub.Echo}, PL + resBody + "400¶" + strings.Repeat("x", 1024) + "¶0¶¶"},
+	{"preview with ieof", dlpstub.Config{}, RL + "Preview: 1024¶" + reqBody + "5¶hello¶0; ieof¶¶"},
+}
+
+// exchanger does one exchange after another on one connection, and allocates nothing on a plain one.
+type exchanger struct {
+	c       *client
+	out, in []byte
+}
+
+// newExchanger starts a gateway with everything that a gateway has by default, its access log in a file, and warms it up.
+func newExchanger(t testing.TB, server dlpstub.Config, request string, listener int) *exchanger {
+	t.Helper()
+	_, addr := startStub(t, server)
+	log := fmt.Sprintf("access_log: {output: %q}", filepath.Join(t.TempDir(), "access.log"))
+	g := startGateway(t, []string{addr}, quiet, log).ready()
+	x := &exchanger{c: g.dial(listener), out: []byte(text(request))}
+	// The first answer tells how long they all are: another request's one ends it.
+	x.c.send(string(x.out))
+	x.c.send(text("REQMOD icap://gw/x ICAP/9.9¶¶"))
+	all := x.c.rest()
+	x.in = make([]byte, strings.LastIndex(all, "ICAP/1.0 505"))
+	if len(x.in) == 0 {
+		t.Fatalf("got %q", all)
+	}
+	x.c = g.dial(listener)
+	x.run(t, 200)
+	return x
+}
+
+func (x *exchanger) run(t testing.TB, n int) {
+	written := make(chan error, 1)
+	for range n {
+		if len(x.out) <= 4<<10 {
+			if _, err := x.c.Write(x.out); err != nil {
+				t.Fatal(err)
+			}
+		} else { // longer than what the sockets may hold
+			go func() { _, err := x.c.Write(x.out); written <- err }()
+		}
+		for got := 0; got < len(x.in); {
+			k, err := x.c.Read(x.in[got:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			got += k
+		}
+		if !bytes.HasPrefix(x.in, []byte("ICAP/1.0 20")) {
+			t.Fatalf("got %q", shorten(string(x.in)))
+		}
+		if len(x.out) > 4<<10 {
+			if err := <-written; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// allocated is what one place in the program has allocated.
+type allocated struct {
+	objects, bytes int64
+	where          string
+}
+
+// gatewayAllocations runs f and returns what the gateway has allocated meanwhile: in all, and by place. What the test and the fake
+// server allocate is not counted.
+func gatewayAllocations(f func()) (total allocated, places []allocated) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection would empty the pools
+	defer func(rate int) { runtime.MemProfileRate = rate }(runtime.MemProfileRate)
+	runtime.MemProfileRate = 1
+	before := memProfile()
+	f()
+	for stack, now := range memProfile() {
+		a := allocated{objects: now.objects - before[stack].objects, bytes: now.bytes - before[stack].bytes}
+		var ours bool
+		if a.where, ours = describeStack(stack); !ours || a.objects == 0 {
+			continue
+		}
+		total.objects += a.objects
+		total.bytes += a.bytes
+		places = append(places, a)
+	}
+	sort.Slice(places, func(i, j int) bool { return places[i].objects > places[j].objects })
+	return total, places
+}
+
+// memProfile returns all that was allocated so far, by stack.
+func memProfile() map[[32]uintptr]allocated {
+	runtime.GC() // the profile is as of the end of the collection before the latest
+	runtime.GC()
+	var records []runtime.MemProfileRecord
+	for n, ok := runtime.MemProfile(nil, true); !ok; n, ok = runtime.MemProfile(records, true) {
+		records = make([]runtime.MemProfileRecord, n+100)
+	}
+	out := make(map[[32]uintptr]allocated)
+	for _, r := range records {
+		if r.AllocObjects == 0 {
+			continue
+		}
+		a := out[r.Stack0] // a stack has a record for each size
+		a.objects += r.AllocObjects
+		a.bytes += r.AllocBytes
+		out[r.Stack0] = a
+	}
+	return out
+}
+
+// describeStack names the lowest functions of a stack, and says whether the gateway was running.
+func describeStack(stack [32]uintptr) (names string, ours bool) {
+	var list []string
+	frames := runtime.CallersFrames(stack[:])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.File, "_test.go") || strings.Contains(f.Function, "dlpstub") {
+			return "", false
+		}
+		ours = ours || strings.HasPrefix(f.Function, "icapgate/gateway")
+		if !strings.HasPrefix(f.Function, "runtime.") && len(list) < 5 {
+			list = append(list, fmt.Sprintf("%s:%d", path.Base(f.Function), f.Line))
+		}
+		if !more {
+			return strings.Join(list, " < "), ours
+		}
+	}
+}
+
+// hadSmallMessages leaves the shared pool of buffers as it is after a hundred thousand requests of 1 KiB: it measures what it is
+// used for, and then makes buffers of that size and keeps none that are much larger.
+func hadSmallMessages() {
+	request, answer := make([]byte, 1300), make([]byte, 120)
+	for range 100_000 {
+		for _, message := range [][]byte{request, answer} {
+			b := bytebufferpool.Get()
+			b.B = append(b.B[:0], message...)
+			bytebufferpool.Put(b)
+		}
+	}
+}
+
+// In the steady state a request allocates nothing, with metrics and access log on; over TLS crypto/tls has two small objects for each
+// record that it waits for.
+func TestSteadyStateAllocatesNothing(t *testing.T) {
+	hadSmallMessages()
+	for i, scheme := range []string{"icaps", "icap"} {
+		for _, e := range steadyExchanges {
+			t.Run(scheme+"/"+e.name, func(t *testing.T) {
+				x := newExchanger(t, e.server, e.request, i)
+				const requests = 1000
+				_, places := gatewayAllocations(func() { x.run(t, requests) })
+				for _, p := range places {
+					switch {
+					case p.objects < requests/20: // the pools of buffers, which the collections before have emptied
+					case strings.HasPrefix(p.where, "tls.(*Conn).readFromUntil:") && p.bytes/p.objects <= 24:
+					default:
+						t.Errorf("in %d requests %d objects of %d bytes: %s", requests, p.objects, p.bytes, p.where)
+					}
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkExchange also reports what the gateway itself allocates per request; over TLS that is crypto/tls.
+func BenchmarkExchange(b *testing.B) {
+	for i, scheme := range []string{"icaps", "icap"} {
+		for _, e := range steadyExchanges {
+			b.Run(scheme+"/"+strings.ReplaceAll(e.name, " ", "_"), func(b *testing.B) {
+				x := newExchanger(b, e.server, e.request, i)
+				const requests = 500
+				total, places := gatewayAllocations(func() { x.run(b, requests) })
+				for b.Loop() {
+					x.run(b, 1)
+				}
+				b.ReportMetric(float64(total.objects)/requests, "gateway-allocs/op")
+				b.ReportMetric(float64(total.bytes)/requests, "gateway-B/op")
+				if testing.Verbose() {
+					for _, p := range places[:min(len(places), 6)] {
+						b.Logf("%8.3f objects %10.1f bytes per request: %s", float64(p.objects)/requests, float64(p.bytes)/requests, p.where)
+					}
+				}
+			})
+		}
+	}
+}
