@@ -221,7 +221,7 @@ func newNamedGateway(t *testing.T) *namedGateway {
 	lns, port := listenOn(t, hosts...)
 	n := &namedGateway{hosts: hosts, book: &nameBook{names: map[string][]string{}}}
 	for _, ln := range lns {
-		n.fakes = append(n.fakes, serveFake(t, ln))
+		n.fakes = append(n.fakes, serveFake(t, ln, nil))
 	}
 	n.testGateway = startGateway(t, []string{"localhost:" + port}, quiet, "")
 	n.servers.changing.Lock() // nobody resolves now
