@@ -11,7 +11,7 @@ TESTFLAGS ?=
 FUZZTIME ?= 10s
 BENCH ?= .
 ROWS ?=
-ROUNDS ?= 7
+ROUNDS ?= 15
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -79,7 +79,7 @@ fuzz: ## fuzz every target for FUZZTIME (10s)
 bench: ## run the benchmarks of the packages (BENCH=regexp)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
-compare: ## measure icapgate against the HAProxy, nginx and stunnel that are installed (ROWS=, ROUNDS=7)
+compare: ## measure icapgate against the HAProxy, nginx and stunnel that are installed (ROWS=, ROUNDS=15)
 	go run ./bench/compare --rows '$(ROWS)' --rounds $(ROUNDS)
 
 clean: ## remove what make has built and fetched

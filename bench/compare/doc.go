@@ -1,6 +1,6 @@
 // Command compare measures icapgate against the HAProxy, nginx (stream) and stunnel that are installed, all in one run.
 //
-//	go run ./bench/compare                                   every row, 7 rounds
+//	go run ./bench/compare                                   every row, 15 rounds
 //	go run ./bench/compare --rows reqmod-1k,reqmod-10m       some of them
 //
 // It builds icapgate and icapbench from this checkout, starts fake DLP servers and all gateways in front of them, and makes the

@@ -57,7 +57,7 @@ func parseFlags(args []string, help io.Writer) (*options, error) {
 	flags.SetOutput(help)
 	rowList := flags.String("rows", "", "`list` of rows to measure, of "+names(rows, rowName)+" (default all)")
 	gatewayList := flags.String("gateways", "", "`list` of gateways to measure, of "+names(programs, programName)+" (default all that are installed)")
-	flags.IntVar(&o.rounds, "rounds", 7, "rounds of each row, after one to warm up")
+	flags.IntVar(&o.rounds, "rounds", 15, "rounds of each row, after one to warm up")
 	flags.Float64Var(&o.scale, "scale", 1, "factor of the number of requests in a round")
 	flags.StringVar(&o.json, "json", "", "`file` for all raw figures")
 	flags.StringVar(&o.accessLog, "access-log", "off", "`file` for icapgate's access log")
@@ -133,7 +133,11 @@ func run(ctx context.Context, o *options, out, progress io.Writer) error {
 		if err := g.checkTLS(ctx, m.roots); err != nil {
 			return err
 		}
-		fmt.Fprintf(progress, "%s: processes %v, icaps %s, echo %s, icap %s\n", g.name, g.process.tree, g.setup.Secure, g.setup.Echo, g.setup.Plain)
+		tree, err := descendants(g.process.cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(progress, "%s: processes %v, icaps %s, echo %s, icap %s\n", g.name, tree, g.setup.Secure, g.setup.Echo, g.setup.Plain)
 	}
 
 	p := newReport(o, gateways)

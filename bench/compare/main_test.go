@@ -62,18 +62,24 @@ func TestProcesses(t *testing.T) {
 		t.Error("nonsense is a process")
 	}
 
-	own := &process{name: "test", tree: []int{os.Getpid()}}
-	before, err := own.cpu()
-	if err != nil || before <= 0 {
-		t.Fatalf("CPU time %v, error %v", before, err)
+	busy, err := start(t.TempDir(), "busy", "/bin/sh", "-c", "(while :; do :; done) & wait") // the child of the shell is what works
+	if err != nil {
+		t.Fatal(err)
 	}
-	for after := before; after == before; { // ends as soon as the clock counts what this loop uses
-		if after, err = own.cpu(); err != nil || after < before {
-			t.Fatalf("CPU time %v after %v, error %v", after, before, err)
+	defer busy.stop()
+	for used := time.Duration(0); used < 10*time.Millisecond; { // the shell alone does not get there
+		now, err := busy.cpu()
+		if err != nil || now < used {
+			t.Fatalf("CPU time %v after %v, error %v", now, used, err)
 		}
+		used = now
 	}
-	if memory, err := own.rss(); err != nil || memory < 1<<20 {
+	if memory, err := busy.rss(); err != nil || memory < 64<<10 {
 		t.Errorf("memory %d, error %v", memory, err)
+	}
+	busy.stop()
+	if _, err := busy.cpu(); err == nil {
+		t.Error("a program that has ended has a CPU clock")
 	}
 	const noProcess = 1<<22 + 1 // above the largest id that the kernel gives
 	if _, err := processCPU(noProcess); err == nil {

@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	loadPatience = 60 * time.Second       // for the load of one round
-	settle       = 100 * time.Millisecond // until a gateway has closed the connections of a load
-	idleSettle   = 2 * time.Second        // until memory that is only used in passing is given back
-	idleOpeners  = 8                      // that open connections at the same time
+	loadPatience = 60 * time.Second      // for the load of one round
+	settle       = 50 * time.Millisecond // until a gateway has closed the connections of a load
+	idleSettle   = 2 * time.Second       // until memory that is only used in passing is given back
+	idleOpeners  = 8                     // that open connections at the same time
 )
 
 // sample is what one round has shown of one gateway.
@@ -128,6 +128,9 @@ func (m *meter) load(ctx context.Context, r *row, g *gateway, requests int) (res
 	}
 	if result.Failed > 0 || result.Requests != int64(requests) {
 		return result, 0, fmt.Errorf("%d of %d requests failed", int64(requests)-result.Requests, requests)
+	}
+	if after <= before { // a process of the gateway has ended, or not the right ones are looked at
+		return result, 0, fmt.Errorf("%s has used %v of CPU for the load", g.name, after-before)
 	}
 	return result, (after - before).Seconds(), nil
 }

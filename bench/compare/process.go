@@ -25,7 +25,6 @@ type process struct {
 	cmd   *exec.Cmd
 	log   string        // file with its stdout and stderr
 	ended chan struct{} // closed when it has ended
-	tree  []int         // its id and those of its descendants, as they are once it serves
 }
 
 // Pdeathsig is sent when the thread ends that has started a process, so all are started by the main thread, which stays.
@@ -77,9 +76,7 @@ func (p *process) await(ctx context.Context, addresses ...string) error {
 			}
 		}
 	}
-	var err error
-	p.tree, err = descendants(p.cmd.Process.Pid)
-	return err
+	return nil
 }
 
 // output returns the end of what the program has printed.
@@ -99,10 +96,14 @@ func (p *process) stop() {
 	<-p.ended
 }
 
-// cpu returns the CPU time that the program has used so far, with all its processes and threads, also those that have ended.
+// cpu returns the CPU time that the program's processes have used so far, with all their threads, also those that have ended.
 func (p *process) cpu() (time.Duration, error) {
+	tree, err := descendants(p.cmd.Process.Pid)
+	if err != nil {
+		return 0, err
+	}
 	var sum time.Duration
-	for _, pid := range p.tree {
+	for _, pid := range tree {
 		t, err := processCPU(pid)
 		if err != nil {
 			return 0, fmt.Errorf("%s: process %d: %w", p.name, pid, err)
@@ -125,8 +126,12 @@ func processCPU(pid int) (time.Duration, error) {
 
 // rss returns the bytes of memory that the program's processes have in use.
 func (p *process) rss() (int64, error) {
+	tree, err := descendants(p.cmd.Process.Pid)
+	if err != nil {
+		return 0, err
+	}
 	var sum int64
-	for _, pid := range p.tree {
+	for _, pid := range tree {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 		if err != nil {
 			return 0, fmt.Errorf("%s: %w", p.name, err)
@@ -144,7 +149,8 @@ func (p *process) rss() (int64, error) {
 	return sum, nil
 }
 
-// descendants returns a process and all below it.
+// descendants returns a process and all below it. They are looked up each time: a program that accepts connections may not have
+// forked its workers yet.
 func descendants(root int) ([]int, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
