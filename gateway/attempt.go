@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"time"
+
 	"icapgate/pool"
 )
 
@@ -39,9 +41,10 @@ func (b *bitset) set(i int) {
 func (b *bitset) has(i int) bool { return i < 256 && b[i>>6]&(1<<(i&63)) != 0 }
 
 func (a *attempt) init(t *transaction) {
-	a.timer.fire = func(int64) { t.onQueueTimeout() }
+	a.timer.fire = func(int64) { t.s.loop.guard(&t.s.conn, t.onQueueTimeout) }
 	a.waiter.Grant = func(s *pool.Server, c pool.Conn) {
-		t.s.loop.post(func() { t.onGrant(s, c) })
+		l := t.s.loop
+		l.post(func() { l.guard(&t.s.conn, func() { t.onGrant(s, c) }) })
 	}
 }
 
@@ -86,23 +89,36 @@ func (t *transaction) start(i int) bool {
 		if !ok {
 			break
 		}
-		if c.usable(&t.pool.idle, now) {
-			t.join(c)
-			return true
+		if !c.usable(&t.pool.idle, now) {
+			c.shut(reasonNotReusable)
+			continue
 		}
-		c.shut(reasonNotReusable)
+		if now-c.use.LastUse > lookAfter {
+			if bytes, ended := c.peek(); bytes || ended {
+				c.shut(reasonUnexpected)
+				continue
+			}
+		}
+		t.join(c)
+		return true
 	}
 	if !shard.Server.Acquire() {
-		// Its slots may be held by idle connections of ours that freshOnly does not want.
-		if c, ok := shard.Get(); ok {
-			c.shut(reasonNotReusable)
-			return t.start(i)
+		c, ok := shard.Get() // an idle connection of ours, which freshOnly does not want, may hold the slot
+		if !ok {
+			return false
 		}
-		return false
+		c.shut(reasonNotReusable)
+		if !shard.Server.Acquire() {
+			return false // a waiter was first
+		}
 	}
 	t.dial(i)
 	return true
 }
+
+// lookAfter is how long a connection may have been idle, in ns, to be used without a look whether the server has said something or
+// closed it in this very moment.
+const lookAfter = int64(time.Second)
 
 // dial begins an attempt on a new connection to server i, whose slot has been acquired.
 func (t *transaction) dial(i int) {
@@ -115,7 +131,7 @@ func (t *transaction) dial(i int) {
 // join makes c the attempt's connection. When it is connected already, the request goes out at once.
 func (t *transaction) join(c *serverConn) {
 	t.srv, c.tx, t.lastServer = c, t, c.server
-	t.sent, t.lineSent, t.serverContinued = t.payload, false, false
+	t.sent, t.lineSent, t.serverContinued, t.asked = t.payload, false, false, false
 	t.attempts++
 	c.begin()
 	if c.state == serverReady {
@@ -144,10 +160,7 @@ func (t *transaction) pump() {
 		return
 	}
 	if t.held != nil {
-		end := len(t.held.B)
-		if t.preview >= 0 && !t.serverContinued && t.previewEnd > 0 {
-			end = t.previewEnd
-		}
+		end := t.sendEnd()
 		if !t.lineSent {
 			t.lineSent = true
 			t.sendLine(c, end)
@@ -283,9 +296,12 @@ func (t *transaction) leaveServer() {
 	c.finish(t.lineSent && (t.held == nil || t.sent == t.sendEnd()))
 }
 
-// sendEnd is the end of what the server has to have got for the request to be complete.
+// previewOnly says whether the server gets no more than the preview, which is in, until it says 100.
+func (t *transaction) previewOnly() bool { return t.previewEnd > 0 && !t.serverContinued }
+
+// sendEnd is the end of what the server may have of held now.
 func (t *transaction) sendEnd() int {
-	if t.preview >= 0 && !t.serverContinued && t.previewEnd > 0 {
+	if t.previewOnly() {
 		return t.previewEnd
 	}
 	return len(t.held.B)

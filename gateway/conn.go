@@ -3,11 +3,9 @@ package gateway
 import (
 	"io"
 
-	"github.com/valyala/bytebufferpool"
 	"golang.org/x/sys/unix"
 
 	"icapgate/configs"
-	"icapgate/pool"
 )
 
 // Water marks of the bytes that wait for a socket. Above high the other side is not read; below low it is again.
@@ -41,8 +39,7 @@ const (
 	waitUse              // server: idle in the pool
 )
 
-// stream is the session's view of TLS. take decrypts what the socket gave; append encrypts into the connection's out-buffer
-// and can't fail. A connection without one is plain.
+// stream is a connection's view of TLS; a connection without one is plain.
 type stream interface {
 	// read decrypts into p. errDry: the socket has no more now. It may return bytes together with an error.
 	read(p []byte) (int, error)
@@ -79,27 +76,28 @@ type conn struct {
 	queued   bool // on the loop's ready list
 	writeErr error
 
-	in      *bytebufferpool.ByteBuffer // bytes read and not yet consumed; nil when there are none
-	inPos   int                        // in.B[:inPos] has been consumed
-	starved bool                       // what is in in does not suffice: read before looking again
+	in      *buffer // bytes read and not yet consumed; nil when there are none
+	inPos   int     // in.B[:inPos] has been consumed
+	starved bool    // what is in in does not suffice: read before looking again
 
-	out    *bytebufferpool.ByteBuffer // bytes that the socket has not taken; nil when there are none
-	outPos int                        // out.B[:outPos] has been taken
+	out    *buffer // bytes that the socket has not taken; nil when there are none
+	outPos int     // out.B[:outPos] has been taken
 
 	timer    timer
 	waits    waitKind // what timer is about
-	activeAt int64    // last byte from or to the peer, or the begin of the wait if that came later
+	activeAt int64    // when the wait began, or the peer last did what is waited for: took a byte (waitTaken) or sent one
 
 	received, sent uint64 // bytes on the wire
 	bodyRound      int    // body bytes sent since endRound last counted them
 }
 
-// adopt puts fd, which becomes the loop's, into the table and asks the poller for its events.
+// adopt puts c's socket, which becomes the loop's, into the table and asks the poller for its events. After an error the socket
+// is closed.
 func (l *loop) adopt(c *conn) error {
 	c.loop = l
 	if err := l.poller.add(c.fd); err != nil {
 		unix.Close(c.fd)
-		c.closed = true
+		c.fd = -1
 		return err
 	}
 	l.conns[c.fd] = c
@@ -186,7 +184,9 @@ func (c *conn) rawRead(p []byte) (int, error) {
 				c.readable = false
 			}
 			c.received += uint64(n)
-			c.activeAt = c.loop.now
+			if c.waits != waitTaken {
+				c.activeAt = c.loop.now
+			}
 			return n, nil
 		case err == nil:
 			return 0, io.EOF
@@ -219,9 +219,8 @@ func (c *conn) fill() ([]byte, error) {
 		b.B = b.B[:copy(b.B, b.B[c.inPos:])]
 		c.inPos = 0
 	}
-	if cap(b.B)-len(b.B) < 4096 {
-		b.B = append(b.B, make([]byte, max(4096, len(b.B)))...)[:len(b.B)]
-	}
+	b = c.loop.buffers.room(b, 2048)
+	c.in = b
 	n, err := c.read(b.B[len(b.B):cap(b.B)])
 	if n == 0 {
 		return nil, err
@@ -240,18 +239,15 @@ func (c *conn) keep(p []byte, k int) {
 	case k == len(p):
 		c.dropIn()
 	case c.in == nil:
-		c.in = bytebufferpool.Get()
-		c.in.B, c.inPos = append(c.in.B[:0], p[k:]...), 0
+		c.in, c.inPos = c.loop.buffers.append(nil, p[k:]), 0
 	default:
 		c.inPos += k
 	}
 }
 
 func (c *conn) dropIn() {
-	if c.in != nil {
-		bytebufferpool.Put(c.in)
-		c.in, c.inPos = nil, 0
-	}
+	c.loop.buffers.put(c.in)
+	c.in, c.inPos = nil, 0
 	c.starved = false
 }
 
@@ -308,14 +304,11 @@ func (c *conn) buffer(p []byte) {
 	if len(p) == 0 || c.writeErr != nil {
 		return
 	}
-	if c.out == nil {
-		c.out = bytebufferpool.Get()
-		c.outPos = 0
-	} else if c.outPos > 0 && len(c.out.B)+len(p) > cap(c.out.B) {
+	if c.outPos > 0 && len(c.out.B)+len(p) > cap(c.out.B) {
 		c.out.B = c.out.B[:copy(c.out.B, c.out.B[c.outPos:])]
 		c.outPos = 0
 	}
-	c.out.B = append(c.out.B, p...)
+	c.out = c.loop.buffers.append(c.out, p)
 }
 
 // pending is the number of bytes that wait for the socket.
@@ -340,10 +333,8 @@ func (c *conn) flush() {
 }
 
 func (c *conn) dropOut() {
-	if c.out != nil {
-		bytebufferpool.Put(c.out)
-		c.out, c.outPos = nil, 0
-	}
+	c.loop.buffers.put(c.out)
+	c.out, c.outPos = nil, 0
 }
 
 // rawWrite writes p and returns how much of it the socket took.
@@ -389,7 +380,9 @@ func (c *conn) wrote(n, of int, err error) int {
 		c.writable = false
 	}
 	c.sent += uint64(n)
-	c.activeAt = c.loop.now
+	if c.waits == waitTaken {
+		c.activeAt = c.loop.now
+	}
 	return n
 }
 
@@ -408,11 +401,7 @@ func (c *conn) shutdownWrite() { _ = unix.Shutdown(c.fd, unix.SHUT_WR) }
 
 // close ends the connection. The fd leaves the table and the poller at once; close(2) follows after the batch, so that its
 // number can't be used again while events of the old socket may still come.
-func (c *conn) close() { c.closeThen(nil) }
-
-// closeThen is close; s, if not nil, gets its slot back when the socket is really closed: a server that counts its connections
-// must never see one more than its cap.
-func (c *conn) closeThen(s *pool.Server) {
+func (c *conn) close() {
 	if c.closed {
 		return
 	}
@@ -424,8 +413,6 @@ func (c *conn) closeThen(s *pool.Server) {
 	if c.fd >= 0 {
 		delete(l.conns, c.fd)
 		l.poller.remove(c.fd)
-		l.closing = append(l.closing, closing{c.fd, s})
-	} else if s != nil {
-		s.Release()
+		l.closing = append(l.closing, c.fd)
 	}
 }

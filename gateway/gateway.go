@@ -207,13 +207,9 @@ func (g *Gateway) close() {
 	}
 	g.servers.stop()
 	g.stopDialing()
+	g.onLoops((*loop).abortAll) // nothing is dialled after that
 	g.dials.Wait()
-	var aborted sync.WaitGroup
-	for _, l := range g.loops {
-		aborted.Add(1)
-		l.post(func() { l.abortAll(); aborted.Done() })
-	}
-	aborted.Wait()
+	g.onLoops(func(*loop) {}) // what the dialling goroutines have posted is through
 	for _, l := range g.loops {
 		l.stop()
 	}
@@ -221,6 +217,16 @@ func (g *Gateway) close() {
 		g.access.Close()
 	}
 	g.metrics.set.UnregisterAllMetrics()
+}
+
+// onLoops runs f on every loop and waits.
+func (g *Gateway) onLoops(f func(l *loop)) {
+	var done sync.WaitGroup
+	for _, l := range g.loops {
+		done.Add(1)
+		l.post(func() { f(l); done.Done() })
+	}
+	done.Wait()
 }
 
 // ReopenLogs opens the file of the access log again, after a rotation.

@@ -44,12 +44,15 @@ type loop struct {
 	conns    map[int]*conn
 	wheel    wheel
 	timerSet int64                      // what timerFD is armed for, 0: not
-	ready    []*conn                    // connections with work to go on with
-	running  []*conn                    // the other half of ready, while it is being run
-	closing  []closing                  // sockets that left the table and are closed after the batch
+	ready    []*conn                    // connections that run at the end of this event
+	later    []*conn                    // and those that run after the poller has been asked again
+	ending   bool                       // ready is being run
+	closing  []int                      // fds that left the table and are closed after the batch
 	parked   []*pool.Shard[*serverConn] // got an idle connection while somebody waits for one
 	woken    bool                       // wakeFD has been written and not yet read
 	scratch  []byte                     // what was just read; valid until the next read
+	probe    [1]byte                    // for looking whether there is anything
+	buffers  buffers
 	req      icap.Request
 	resp     icap.Response
 	pools    map[*poolTable]*loopPool
@@ -67,12 +70,6 @@ type loop struct {
 
 	sessionCount atomic.Int32 // read by accept goroutines
 	done         chan struct{}
-}
-
-// closing is a socket that waits for its close(2), and the server whose slot it holds.
-type closing struct {
-	fd     int
-	server *pool.Server
 }
 
 func newLoop(gw *Gateway, index int) (l *loop, err error) {
@@ -118,12 +115,13 @@ func (l *loop) run() {
 	}
 }
 
-// post runs f on the loop. It may be called from any goroutine but the loop's own.
+// post runs f on the loop, after the batch of events being handled. What is posted from the loop itself must not post again: the
+// poller would never be asked.
 func (l *loop) post(f func()) {
 	l.poller.post(func(any) error {
 		l.now = loopTime()
 		l.guard(nil, f)
-		l.endRound()
+		l.endEvent()
 		return nil
 	}, nil)
 }
@@ -169,7 +167,7 @@ func (l *loop) onEvents(fd int, events uint32) {
 			l.handle(c, events)
 		}
 	}
-	l.endRound()
+	l.endEvent()
 }
 
 // handle runs one connection's events. A panic costs that connection only.
@@ -201,34 +199,36 @@ func (l *loop) recover(c *conn) {
 	}
 }
 
-// runLater puts c on the ready list: its owner's run is called at the end of this round.
+// runLater has c's owner run at the end of this event or, if that is when it is called, after the poller has been asked again: one
+// busy connection can't keep the others waiting.
 func (l *loop) runLater(c *conn) {
-	if !c.queued && !c.closed {
-		c.queued = true
+	if c.queued || c.closed {
+		return
+	}
+	c.queued = true
+	if l.ending {
+		l.later = append(l.later, c)
+	} else {
 		l.ready = append(l.ready, c)
 	}
 }
 
-// endRound runs what the event has made ready, once, so that one busy connection can't keep the others waiting: what is
-// unfinished after that goes on after the poller has been asked again.
-func (l *loop) endRound() {
-	if len(l.ready) > 0 {
-		l.running, l.ready = l.ready, l.running[:0]
-		for i, c := range l.running {
-			l.running[i] = nil
-			c.queued = false
-			if !c.closed {
-				l.runReady(c)
-			}
+// endEvent runs what the event has made ready, once.
+func (l *loop) endEvent() {
+	l.ending = true
+	for i, c := range l.ready {
+		l.ready[i] = nil
+		c.queued = false
+		if !c.closed {
+			l.runReady(c)
 		}
-		l.running = l.running[:0]
 	}
-	for i, h := range l.parked {
-		l.parked[i] = nil
-		l.handOver(h)
+	l.ready = l.ready[:0]
+	l.ending = false
+	if len(l.parked) > 0 {
+		l.guard(nil, l.handOverParked)
 	}
-	l.parked = l.parked[:0]
-	if (len(l.ready) > 0 || len(l.closing) > 0) && !l.woken {
+	if (len(l.later) > 0 || len(l.closing) > 0) && !l.woken {
 		l.woken = true
 		var one [8]byte
 		binary.NativeEndian.PutUint64(one[:], 1)
@@ -237,26 +237,34 @@ func (l *loop) endRound() {
 	l.armTimer()
 }
 
+func (l *loop) handOverParked() {
+	parked := l.parked
+	l.parked = nil
+	for _, h := range parked {
+		if l.handOver(h) {
+			l.parked = append(l.parked, h) // the connection in the way is in later
+		}
+	}
+}
+
 func (l *loop) runReady(c *conn) {
 	defer l.recover(c)
 	c.owner.run()
 }
 
-// onWake comes in a batch after the one in which wakeFD was written: no event of a closed fd can come any more.
+// onWake comes in a batch after the one in which wakeFD was written: no event of a closed fd can come any more, and the other
+// connections have had their turn.
 func (l *loop) onWake() {
 	var n [8]byte
 	_, _ = unix.Read(l.wakeFD, n[:])
 	l.woken = false
 	l.closeQueued()
+	l.ready, l.later = append(l.ready, l.later...), l.later[:0]
 }
 
 func (l *loop) closeQueued() {
-	for i, c := range l.closing {
-		l.closing[i] = closing{}
-		unix.Close(c.fd)
-		if c.server != nil {
-			c.server.Release()
-		}
+	for _, fd := range l.closing {
+		unix.Close(fd)
 	}
 	l.closing = l.closing[:0]
 }

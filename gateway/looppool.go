@@ -171,7 +171,7 @@ func (p *poolTable) has(s *pool.Server) bool {
 
 // reclaim gives idle connections of this loop to waiters of other loops.
 func (l *loop) reclaim(s *pool.Server) {
-	if h := l.shards[s]; h != nil {
-		l.handOver(h)
+	if h := l.shards[s]; h != nil && l.handOver(h) {
+		l.parked = append(l.parked, h)
 	}
 }

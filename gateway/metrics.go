@@ -98,7 +98,7 @@ type loopStats struct {
 type requestSeries struct {
 	listener *listener
 	pool     string // "": answered by the gateway before it had one
-	server   *pool.Server
+	server   string // ip:port, "": the gateway itself
 	method   icap.Method
 	status   int
 }
@@ -109,7 +109,10 @@ func newLoopStats() *loopStats {
 
 // count notes a finished transaction.
 func (st *loopStats) count(t *transaction) {
-	series := requestSeries{listener: t.s.listener, server: t.server, method: t.method, status: t.status}
+	series := requestSeries{listener: t.s.listener, method: t.method, status: t.status}
+	if t.server != nil {
+		series.server = t.server.Name
+	}
 	if t.pool != nil {
 		series.pool = t.pool.table.name
 	}
@@ -218,11 +221,7 @@ func (g *Gateway) writeRequests(w *metricsWriter) {
 	for _, l := range g.loops {
 		l.stats.mu.Lock()
 		for s, n := range l.stats.requests {
-			server := ""
-			if s.server != nil {
-				server = s.server.Name
-			}
-			requests[labels{s.listener.cfg.Name, s.pool, server, methodNames[s.method], codeLabel(s.status)}] += n.Load()
+			requests[labels{s.listener.cfg.Name, s.pool, s.server, methodNames[s.method], codeLabel(s.status)}] += n.Load()
 		}
 		for name, hs := range l.stats.phases {
 			sums := durations[name]

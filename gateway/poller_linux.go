@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"log/slog"
+	"unsafe"
 
 	gneterrors "github.com/panjf2000/gnet/v2/pkg/errors"
 	"github.com/panjf2000/gnet/v2/pkg/logging"
@@ -38,8 +39,8 @@ func (p poller) add(fd int) error { return p.p.AddReadWrite(&netpoll.PollAttachm
 // remove ends the events of fd; those of the batch being handled may still come.
 func (p poller) remove(fd int) { _ = p.p.Delete(fd) }
 
-// post runs f(arg) on the loop, after the events of the batch being handled. It may be called from any goroutine but the
-// loop's own: a posted function that posts itself would starve every fd.
+// post runs f(arg) on the loop, after the events of the batch being handled. It may be called from any goroutine; but a posted
+// function that posts itself would starve every fd.
 func (p poller) post(f func(arg any) error, arg any) {
 	if err := p.p.Trigger(queue.HighPriority, f, arg); err != nil {
 		slog.Error("cannot wake a loop", "error", err)
@@ -70,3 +71,13 @@ func (gnetLogger) Infof(format string, args ...any)  { slog.Info(fmt.Sprintf(for
 func (gnetLogger) Warnf(format string, args ...any)  { slog.Warn(fmt.Sprintf(format, args...)) }
 func (gnetLogger) Errorf(format string, args ...any) { slog.Error(fmt.Sprintf(format, args...)) }
 func (gnetLogger) Fatalf(format string, args ...any) { panic("gnet: " + fmt.Sprintf(format, args...)) }
+
+// recvPeek is recvfrom(2) with MSG_PEEK, into p, which has at least one byte; unix.Recvfrom allocates an address.
+func recvPeek(fd int, p []byte) (int, error) {
+	n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)),
+		unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(n), nil
+}

@@ -97,15 +97,11 @@ func (c *serverConn) connect() {
 	c.setTimer()
 }
 
-// onConnected starts the waiting attempt, or parks the connection when that is gone.
+// onConnected starts the waiting attempt.
 func (c *serverConn) onConnected() {
 	c.state = serverBusy
-	if t := c.tx; t != nil {
-		t.connectTime += c.loop.now - c.began
-		t.onConnected()
-		return
-	}
-	c.park()
+	c.tx.connectTime += c.loop.now - c.began
+	c.tx.onConnected()
 }
 
 func (c *serverConn) onWritable() {
@@ -203,21 +199,26 @@ func (c *serverConn) onReadEnd(err error) {
 	}
 }
 
-// hasEnded looks whether a used connection has been closed by the server before its first byte of an answer. Servers do that after
+// peek looks whether something has come that no event has told yet: bytes or, with ended, the server's FIN.
+func (c *serverConn) peek() (bytes, ended bool) {
+	n, err := recvPeek(c.fd, c.loop.probe[:])
+	return n > 0, n == 0 && err == nil
+}
+
+// hasEnded says whether a used connection has been closed by the server before its first byte of an answer. Servers do that after
 // a number of requests without a word.
 func (c *serverConn) hasEnded() bool {
 	if !c.reused || c.begun {
 		return false
 	}
-	var b [1]byte
-	n, _, err := unix.Recvfrom(c.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	return n == 0 && err == nil
+	_, ended := c.peek()
+	return ended
 }
 
 // onIdleBytes handles bytes or the end on a connection without an attempt. Bytes can't be an answer to anything: some servers say
 // 408 before they close.
 func (c *serverConn) onIdleBytes() {
-	n, err := c.read(c.loop.scratch)
+	n, err := c.read(c.loop.probe[:])
 	switch {
 	case n > 0:
 		c.leaveShard(reasonUnexpected)
@@ -326,6 +327,9 @@ func (c *serverConn) onFinal(r *icap.Response, blocks []byte, more int) {
 		c.broken(errIllegalAnswer)
 		return
 	}
+	if t.dropBody {
+		c.closes = c.closes || r.Status == 204 // no server should say that
+	}
 	if !e.HasBody() {
 		c.onAnswerEnd(more)
 		return
@@ -371,8 +375,8 @@ func (c *serverConn) broken(err error) {
 func (c *serverConn) fail(f failure, r closeReason) {
 	t, reused, begun := c.tx, c.reused, c.begun
 	c.shut(r)
-	if t != nil {
-		t.onFailure(f, c.server, reused, begun)
+	if t != nil { // a panic would have to end the session: this connection is gone
+		c.loop.guard(&t.s.conn, func() { t.onFailure(f, c.server, reused, begun) })
 	}
 }
 
@@ -417,7 +421,8 @@ func (c *serverConn) usable(l *pool.IdleLimits, now int64) bool {
 func (c *serverConn) park() {
 	l := c.loop
 	c.state = serverReady
-	if n, err := c.read(l.scratch); n > 0 || err != errDry { // bytes that are here already raise no further event
+	// Bytes that are here already raise no further event. The scratch buffer may hold a client's bytes just now.
+	if n, err := c.read(l.probe[:]); n > 0 || err != errDry {
 		c.shut(reasonUnexpected)
 		return
 	}
@@ -430,26 +435,29 @@ func (c *serverConn) park() {
 
 // handOver gives idle connections to those who wait for one, whatever their loop. It runs at the end of a round, when no
 // handler of such a connection is on the stack: from Grant on it may belong to another loop.
-func (l *loop) handOver(h *pool.Shard[*serverConn]) {
+//
+// It returns true when it has to be called again: a connection can't leave the loop while it is on the ready list.
+func (l *loop) handOver(h *pool.Shard[*serverConn]) (again bool) {
 	for h.Server.Queue.Depth() > 0 {
 		c, ok := h.Get()
 		if !ok {
-			return
+			return false
 		}
-		if c.queued { // it can't leave the loop while it is on the ready list
+		if c.queued {
 			h.Put(c, c.use.LastUse)
-			return
+			return true
 		}
 		w := h.Server.Queue.Next(h.Server)
 		if w == nil {
 			h.Put(c, c.use.LastUse)
-			return
+			return false
 		}
 		l.wheel.stop(&c.timer)
 		delete(l.conns, c.fd)
 		l.poller.remove(c.fd)
 		w.Grant(h.Server, c)
 	}
+	return false
 }
 
 // adoptServerConn makes a detached connection the loop's; false: it was closed.
@@ -486,9 +494,13 @@ func (c *serverConn) shut(r closeReason) {
 	c.loop.stats.serverCloses[r].Add(1)
 	if c.dialing { // the goroutine has the socket: onTLS gives the slot back
 		c.close()
-	} else {
-		c.closeThen(c.server)
+		return
 	}
+	if c.fd >= 0 { // the FIN leaves before the slot is given away: a server never sees more connections than its cap
+		_ = unix.Shutdown(c.fd, unix.SHUT_RDWR)
+	}
+	c.close()
+	c.server.Release()
 }
 
 // abort is called when the loop ends or a handler has panicked.
@@ -531,7 +543,7 @@ func (c *serverConn) setTimer() {
 		c.wait(waitUse, cfg.Idle.Timeout)
 	case c.pending() > 0:
 		c.wait(waitTaken, cfg.Timeouts.Send)
-	case !c.finished && (c.tx.requestDone || c.tx.s.request == requestHeld) && c.tx.s.pending() < highWater:
+	case !c.finished && (c.tx.requestDone || c.tx.previewOnly()) && c.tx.s.pending() < highWater:
 		c.wait(waitAnswer, cfg.Timeouts.Response)
 	default:
 		c.wait(waitNone, 0)

@@ -115,8 +115,8 @@ func (s *session) wantsBytes() bool {
 	switch s.request {
 	case requestHead:
 		return s.pending() < highWater
-	case requestBody:
-		return s.tx.takesBody()
+	case requestBody: // while it sends without reading, only so much may pile up for it
+		return s.pending() < 2*highWater && s.tx.takesBody()
 	}
 	return false
 }
@@ -221,10 +221,10 @@ func (s *session) consumeHead(p []byte) int {
 		s.reject(err)
 		return 0
 	}
-	end := s.end
+	start, end := s.start, s.end
 	s.head.Reset()
 	s.start, s.end, s.headAt = 0, 0, 0
-	s.tx.begin(req, p[end:end+n])
+	s.tx.begin(req, end-start, p[end:end+n])
 	return end + n
 }
 
@@ -259,13 +259,17 @@ func (s *session) reject(err error) {
 // fail ends the session with an error answer, or without one when an answer to the current request has begun.
 func (s *session) fail(status int, why rejectReason, r closeReason) {
 	s.loop.stats.rejects[why].Add(1)
-	begun := s.tx.active && s.tx.answered
+	begun, complete := s.tx.active && s.tx.answered, s.tx.responseDone
 	if s.tx.active {
 		s.tx.cancel(reasonClientAborted, why.String())
 	} else {
 		s.loop.logBadRequest(s, status, why)
 	}
-	if begun {
+	switch {
+	case begun && complete:
+		s.endSession(r)
+		return
+	case begun:
 		s.gone(r)
 		return
 	}
@@ -282,8 +286,12 @@ func (s *session) endSession(r closeReason) {
 	}
 	s.ending, s.endCause = true, r
 	s.flush()
-	if !s.checkWrite() && s.pending() == 0 {
+	switch {
+	case s.checkWrite():
+	case s.pending() == 0:
 		s.beginLinger()
+	default:
+		s.setTimer()
 	}
 }
 

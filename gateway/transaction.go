@@ -3,8 +3,6 @@ package gateway
 import (
 	"strconv"
 
-	"github.com/valyala/bytebufferpool"
-
 	"icapgate/icap"
 	"icapgate/pool"
 )
@@ -39,8 +37,8 @@ type transaction struct {
 	// What goes to the server; see above. held.B is target, authority and host of the request line, then the payload from which
 	// attempts are sent: fields, Encapsulated, heads, body.
 	route      *route
-	pool       *loopPool                  // nil: answered without one
-	held       *bytebufferpool.ByteBuffer // nil: dropped, the request can't be replayed
+	pool       *loopPool // nil: answered without one
+	held       *buffer   // nil: dropped, the request can't be replayed
 	targetEnd  int
 	authEnd    int
 	payload    int // start of the payload
@@ -68,7 +66,7 @@ func (t *transaction) init(s *session) {
 }
 
 // begin takes a request's heads. Its slices are valid during the call only. What can't be routed is answered at once.
-func (t *transaction) begin(req *icap.Request, blocks []byte) {
+func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 	s := t.s
 	l := s.loop
 	l.transactions++
@@ -98,7 +96,7 @@ func (t *transaction) begin(req *icap.Request, blocks []byte) {
 	}
 	t.routeRequest(req)
 	if t.route != nil {
-		t.hold(req, blocks)
+		t.hold(req, head, blocks)
 		body.MaxChunk = int64(t.pool.table.cfg.MaxChunk)
 	}
 	s.body.Reset(body)
@@ -127,10 +125,11 @@ func (t *transaction) routeRequest(req *icap.Request) {
 	}
 }
 
-// hold writes the request into held in canonical form, without the request line and Host, which depend on the server.
-func (t *transaction) hold(req *icap.Request, blocks []byte) {
-	t.held = bytebufferpool.Get()
-	b := append(t.held.B[:0], req.Target...)
+// hold writes the request into held in canonical form, without the request line and Host, which depend on the server. head is the
+// length of its ICAP head as received.
+func (t *transaction) hold(req *icap.Request, head int, blocks []byte) {
+	t.held = t.s.loop.buffers.get(2*head + len(blocks) + 512) // canonical form is hardly longer than what was received
+	b := append(t.held.B, req.Target...)
 	t.targetEnd = len(b)
 	b = append(b, req.Authority...)
 	t.authEnd = len(b)
@@ -161,7 +160,8 @@ func (t *transaction) hold(req *icap.Request, blocks []byte) {
 func (t *transaction) forward(p []byte) {
 	if t.discard {
 		if t.dropped += uint64(len(p)); t.dropped > maxDropped {
-			t.s.gone(reasonNotRead)
+			t.cancel(reasonNotReusable, reasonNotRead.String())
+			t.s.endSession(reasonNotRead)
 		}
 		return
 	}
@@ -171,12 +171,12 @@ func (t *transaction) forward(p []byte) {
 	if t.held != nil {
 		previewing := t.preview >= 0 && !t.continued
 		if previewing || !t.streaming() || len(t.held.B)-t.payload+len(p) <= t.pool.replayBuffer {
-			t.held.B = append(t.held.B, p...)
+			t.held = t.s.loop.buffers.append(t.held, p)
 			t.s.loop.stats.body[towardsServer][viaBuffered].Add(uint64(len(p)))
 			return
 		}
 		if t.srv.hasEnded() { // the last moment at which it can be replayed
-			t.held.B = append(t.held.B, p...)
+			t.held = t.s.loop.buffers.append(t.held, p)
 			t.srv.fail(failNoAnswer, reasonServerClosed)
 			return
 		}
@@ -189,10 +189,8 @@ func (t *transaction) forward(p []byte) {
 }
 
 func (t *transaction) dropHeld() {
-	if t.held != nil {
-		bytebufferpool.Put(t.held)
-		t.held = nil
-	}
+	t.s.loop.buffers.put(t.held)
+	t.held = nil
 }
 
 // takesBody says whether further bytes of the body have somewhere to go.
@@ -294,7 +292,9 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 	t.firstByte = l.now
 	if t.method == icap.MethodOptions {
 		if r.Status == 200 {
-			t.srv.server.Learn(icap.ParseOptions(r).MaxConnections)
+			server := t.srv.server
+			server.Learn(r.MaxConnections())
+			server.Queue.Offer(server) // its cap may have grown
 		}
 		if e.Body() == icap.OptBody {
 			t.dropBody = true
@@ -307,6 +307,14 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 		}
 		t.requestDone = true
 		s.request = requestDone
+	}
+	if r.Status == 204 && e.HasBody() { // for a client it has none, whatever its head says
+		t.dropBody = true
+		e = nil
+	}
+	if t.continued && t.previewOnly() { // this server replaced the one that said 100, and needs no more than the preview
+		t.discard = true
+		l.runLater(&s.conn)
 	}
 	if l.gw.draining.Load() {
 		t.close = true

@@ -14,7 +14,7 @@ type Options struct {
 
 // ParseOptions reads the fields of a 200 to OPTIONS; values that make no sense count as not said.
 func ParseOptions(r *Response) Options {
-	o := Options{Preview: -1, ISTag: string(r.ISTag)}
+	o := Options{Preview: -1, ISTag: string(r.ISTag), MaxConnections: r.MaxConnections()}
 	for i := range r.Fields {
 		f := &r.Fields[i]
 		switch {
@@ -24,13 +24,22 @@ func ParseOptions(r *Response) Options {
 			o.Preview = parseNumber(f.Value, o.Preview)
 		case equalFold(f.Name, "methods"):
 			o.readMethods(f.Value)
-		case equalFold(f.Name, "max-connections"):
-			o.MaxConnections = parseNumber(f.Value, o.MaxConnections)
 		case equalFold(f.Name, "options-ttl"):
 			o.TTL = parseNumber(f.Value, o.TTL)
 		}
 	}
 	return o
+}
+
+// MaxConnections is ParseOptions for this one field, without allocating: the data path reads it from every answer to OPTIONS.
+func (r *Response) MaxConnections() int {
+	n := 0
+	for i := range r.Fields {
+		if f := &r.Fields[i]; equalFold(f.Name, "max-connections") {
+			n = parseNumber(f.Value, n)
+		}
+	}
+	return n
 }
 
 func (o *Options) readMethods(list []byte) {
