@@ -262,14 +262,19 @@ func TestWheelFireChangesOthers(t *testing.T) {
 	h.sleep(2 * time.Second)
 	h.expect("b")
 
-	// In one slot the order is not fixed; whoever comes first stops the other one.
-	first, second := new(timer), new(timer)
-	first.fire = func(int64) { h.fired = append(h.fired, "one"); h.w.stop(second) }
-	second.fire = func(int64) { h.fired = append(h.fired, "one"); h.w.stop(first) }
-	h.after(first, 100*time.Millisecond)
-	h.after(second, 100*time.Millisecond)
-	h.sleep(time.Second)
-	h.expect("one")
+	// In one slot the order is not fixed: of each two neighbours whoever comes first stops the other one, and the rest still fires.
+	var timers [10]*timer
+	for i := range timers {
+		timers[i] = &timer{fire: func(int64) {
+			h.fired = append(h.fired, "one of two")
+			h.w.stop(timers[i^1])
+		}}
+	}
+	for _, tm := range timers {
+		h.after(tm, 100*time.Millisecond)
+	}
+	h.sleep(200 * time.Millisecond)
+	h.expect("one of two", "one of two", "one of two", "one of two", "one of two")
 }
 
 // A loop that was away for minutes (a suspended machine) finds everything that is due, once, and nothing else.
@@ -340,9 +345,10 @@ func TestWheelModel(t *testing.T) {
 		w.done = now / tick
 		type model struct {
 			timer
-			set     int64 // deadline, 0: not set
-			latest  int64 // tick by which it has to have fired
-			refires int64 // > 0: it sets itself again from its fire, that much later
+			set     int64  // deadline, 0: not set
+			latest  int64  // tick by which it has to have fired
+			refires int64  // > 0: it sets itself again from its fire, that much later
+			meddles func() // done from its fire to another timer; nil: nothing
 		}
 		timers := make([]*model, rapid.IntRange(1, 12).Draw(t, "timers"))
 		set := func(m *model, deadline int64) {
@@ -364,13 +370,16 @@ func TestWheelModel(t *testing.T) {
 				if m.refires > 0 {
 					set(m, now+m.refires)
 				}
+				if m.meddles != nil {
+					m.meddles()
+				}
 			}
 			timers[i] = m
 		}
 		distance := rapid.OneOf(rapid.Int64Range(0, 3*tick), rapid.Int64Range(0, 2*wheelSlots*tick), rapid.Int64Range(0, int64(time.Hour)))
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			m := timers[rapid.IntRange(0, len(timers)-1).Draw(t, "timer")]
-			switch rapid.SampledFrom([]string{"set", "set", "unset", "stop", "refire", "pass", "wake"}).Draw(t, "operation") {
+			switch rapid.SampledFrom([]string{"set", "set", "unset", "stop", "refire", "meddle", "pass", "wake"}).Draw(t, "operation") {
 			case "set":
 				set(m, now+distance.Draw(t, "in"))
 			case "unset":
@@ -381,6 +390,13 @@ func TestWheelModel(t *testing.T) {
 				w.stop(&m.timer)
 			case "refire":
 				m.refires = rapid.OneOf(rapid.Just(int64(0)), distance).Draw(t, "again in")
+			case "meddle":
+				other := timers[rapid.IntRange(0, len(timers)-1).Draw(t, "other")]
+				if in := distance.Draw(t, "other in"); rapid.Bool().Draw(t, "stop other") {
+					m.meddles = func() { other.set = 0; w.stop(&other.timer) }
+				} else {
+					m.meddles = func() { set(other, now+in) }
+				}
 			case "pass":
 				now += distance.Draw(t, "pass")
 				w.advance(now)
