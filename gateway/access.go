@@ -40,7 +40,7 @@ func (l *loop) logAccess(t *transaction) {
 	s := t.s
 	r := &l.record
 	*r = accesslog.Record{
-		Time: epoch.Add(time.Duration(t.began)), ID: l.transactionID(t), Client: s.client, Listener: s.listener.cfg.Name, TLS: s.tlsVersion,
+		Time: epoch.Add(time.Duration(t.began)), ID: l.transactionID(t), Client: s.client, Listener: s.listener.name, TLS: s.tlsVersion,
 		Method: methodNames[t.method], Path: t.noted.b[:t.noted.pathEnd], Status: t.status, Attempts: t.attempts,
 		In: t.payloadIn + s.body.Payload(), Out: t.payloadOut,
 		Queue: time.Duration(t.queueTime), Connect: time.Duration(t.connectTime), Total: time.Duration(l.now - t.began),
@@ -67,7 +67,7 @@ func (l *loop) logBadRequest(s *session, status int, why rejectReason) {
 	r := &l.record
 	*r = accesslog.Record{
 		Time: epoch.Add(time.Duration(l.now)), ID: accesslog.ID{Start: l.gw.id, Loop: uint8(l.index), Number: l.transactions},
-		Client: s.client, Listener: s.listener.cfg.Name, TLS: s.tlsVersion, Status: status, End: why.String(),
+		Client: s.client, Listener: s.listener.name, TLS: s.tlsVersion, Status: status, End: why.String(),
 	}
 	l.appendAccess(r)
 }

@@ -197,7 +197,7 @@ func (t *transaction) sendLine(c *serverConn, end int) {
 	if !c.pool.table.cfg.Reuse {
 		line = append(line, "Connection: close\r\n"...)
 	}
-	if name := l.gw.cfg.AccessLog.IDHeader; name != "" {
+	if name := l.table.idHeader; name != "" {
 		line = append(line, name...)
 		line = append(line, ": "...)
 		line = l.transactionID(t).Append(line)

@@ -21,7 +21,7 @@ func (g *Gateway) openAdmin() error {
 	for _, a := range []struct {
 		address  string
 		readOnly bool
-	}{{g.cfg.Admin.Address, false}, {g.cfg.Metrics.Address, true}} {
+	}{{g.config.Load().Admin.Address, false}, {g.config.Load().Metrics.Address, true}} {
 		if a.address == "" || a.address == "off" {
 			continue
 		}
@@ -39,7 +39,7 @@ func (g *Gateway) Status() admin.Status {
 	st := admin.Status{Version: g.version, UptimeSeconds: time.Since(g.started).Seconds(), Draining: g.draining.Load()}
 	for i, ls := range g.listeners {
 		st.Listeners = append(st.Listeners, admin.ListenerStatus{
-			Name: ls.cfg.Name, Address: g.Addresses()[i], Sessions: int(ls.sessions.Load()),
+			Name: ls.name, Address: g.Addresses()[i], Sessions: int(ls.sessions.Load()),
 		})
 	}
 	for _, p := range g.table.Load().pools {
@@ -93,11 +93,6 @@ func (g *Gateway) Ready(name string) error {
 		return fmt.Errorf("no pool %q: %w", name, admin.ErrNotFound)
 	}
 	return nil
-}
-
-// Reload puts a changed configuration in force.
-func (g *Gateway) Reload() error {
-	return errors.New("reload is not there yet: restart for a changed configuration")
 }
 
 // SetAdmin sets a server's admin state: ready, drain or maintenance.

@@ -23,7 +23,7 @@ type operator struct {
 // operator opens the admin endpoint of g on a port of its own.
 func (g *testGateway) operator() *operator {
 	g.t.Helper()
-	g.cfg.Admin.Address = "127.0.0.1:0"
+	g.config.Load().Admin.Address = "127.0.0.1:0"
 	if err := g.openAdmin(); err != nil {
 		g.t.Fatal(err)
 	}
@@ -381,8 +381,8 @@ func TestStartOpensAdmin(t *testing.T) {
 		o.expectReady(path, want, "")
 	}
 	taken := newIdleGateway(t)
-	taken.cfg.Admin.Address = g.admins[0].Address()
-	if err := taken.Start(); err == nil || !strings.Contains(err.Error(), taken.cfg.Admin.Address) {
+	taken.config.Load().Admin.Address = g.admins[0].Address()
+	if err := taken.Start(); err == nil || !strings.Contains(err.Error(), taken.config.Load().Admin.Address) {
 		t.Errorf("Start with an address that is taken: %v", err)
 	}
 	inTime(t, taken.Close)

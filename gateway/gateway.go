@@ -19,15 +19,15 @@ import (
 
 // Options is what a Gateway needs beside its configuration.
 type Options struct {
-	Logger  *slog.Logger // nil: slog.Default()
-	Version string       // for build_info and /status
-	Fields  string       // header lines added to every answer, each with its CRLF; the demo marks its answers so
+	Logger  *slog.Logger                    // nil: slog.Default()
+	Version string                          // for build_info and /status
+	Load    func() (*configs.Config, error) // reads and validates the configuration again, for Reload; nil: there is none to read
+	Fields  string                          // header lines added to every answer, each with its CRLF; the demo marks its answers so
 }
 
 // Gateway is the whole of the program below the command line: New, Start, Drain, Close, in this order.
 type Gateway struct {
 	// Static after New.
-	cfg         *configs.Config
 	log         *slog.Logger
 	version     string
 	extraFields []byte
@@ -35,6 +35,8 @@ type Gateway struct {
 	loops       []*loop
 	started     time.Time
 
+	load      func() (*configs.Config, error)
+	config    atomic.Pointer[configs.Config] // in force
 	table     atomic.Pointer[table]
 	draining  atomic.Bool
 	stopping  chan struct{} // closed by Drain or Close: no further accepts
@@ -57,9 +59,10 @@ type Gateway struct {
 // New builds a gateway from a valid configuration and binds its listeners; nothing is accepted before Start.
 func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 	g := &Gateway{
-		cfg: cfg, log: o.Logger, version: o.Version, extraFields: []byte(o.Fields),
+		log: o.Logger, load: o.Load, version: o.Version, extraFields: []byte(o.Fields),
 		stopping: make(chan struct{}), started: time.Now(), id: uint64(time.Now().Unix())<<32 | uint64(rand.Uint32()),
 	}
+	g.config.Store(cfg)
 	if g.log == nil {
 		g.log = slog.Default()
 	}
@@ -76,7 +79,7 @@ func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 			return nil, err
 		}
 	}
-	t, err := g.servers.build(cfg)
+	t, err := g.servers.build(cfg, new(table))
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +133,7 @@ func (g *Gateway) Addresses() []string {
 func (g *Gateway) Listening() string {
 	var out []string
 	for i, a := range g.Addresses() {
-		out = append(out, g.listeners[i].cfg.Name+"="+a)
+		out = append(out, g.listeners[i].name+"="+a)
 	}
 	return strings.Join(out, " ")
 }
@@ -138,7 +141,7 @@ func (g *Gateway) Listening() string {
 // Drain stops accepting, lets every session finish its running transaction, and returns when no session is left, at the latest after
 // drain_timeout or when ctx ends.
 func (g *Gateway) Drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(g.cfg.DrainTimeout))
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(g.config.Load().DrainTimeout))
 	defer cancel()
 	g.draining.Store(true)
 	g.stopAccepting()

@@ -97,9 +97,10 @@ func (h *handshakes) start(ls *listener, nc net.Conn, client netip.AddrPort) {
 func (h *handshakes) run(ls *listener, nc net.Conn, client netip.AddrPort) {
 	defer h.running.Done()
 	transport := &transport{Conn: nc}
-	deadline := time.Now().Add(time.Duration(ls.cfg.Timeouts.Handshake))
+	st := ls.settings.Load()
+	deadline := time.Now().Add(time.Duration(st.cfg.Timeouts.Handshake))
 	_ = nc.SetDeadline(deadline)
-	tc := tls.Server(transport, ls.tls.configFor(func() { h.heard(nc) }))
+	tc := tls.Server(transport, st.tls.configFor(func() { h.heard(nc) }))
 	err := tc.HandshakeContext(context.Background())
 	if !h.done(nc) {
 		return // evicted, or the listener was closed: counted there
@@ -108,7 +109,7 @@ func (h *handshakes) run(ls *listener, nc net.Conn, client netip.AddrPort) {
 	if err != nil {
 		nc.Close()
 		h.results[handshakeFailure(err)][version].Add(1)
-		ls.gw.log.Debug("handshake failed", "listener", ls.cfg.Name, "client", client, "error", err)
+		ls.gw.log.Debug("handshake failed", "listener", ls.name, "client", client, "error", err)
 		return
 	}
 	h.results[handshakeOK][version].Add(1)

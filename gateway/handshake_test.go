@@ -19,11 +19,12 @@ import (
 func newHandshakeListener(t *testing.T) *listener {
 	t.Helper()
 	cert, _ := testCertificate(t)
-	return &listener{
-		gw:  &Gateway{log: slog.New(slog.DiscardHandler)},
+	ls := &listener{gw: &Gateway{log: slog.New(slog.DiscardHandler)}}
+	ls.settings.Store(&listenerSettings{
 		cfg: configs.DefaultListener(),
 		tls: &serverTLS{base: &tls.Config{Certificates: []tls.Certificate{cert}}},
-	}
+	})
+	return ls
 }
 
 // connect begins a handshake and returns the two ends of its connection.

@@ -108,7 +108,7 @@ func (g *testGateway) dial(listener int) *client {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	if g.listeners[listener].tls != nil {
+	if g.listeners[listener].secure() {
 		tc := tls.Client(nc, &tls.Config{RootCAs: g.roots, ServerName: "127.0.0.1", DynamicRecordSizingDisabled: true})
 		if err := tc.Handshake(); err != nil {
 			g.t.Fatal(err)

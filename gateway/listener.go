@@ -19,11 +19,11 @@ import (
 // listener accepts clients on one address. Its accept goroutine owns a connection until it hands it to a handshake
 // goroutine (TLS) or to a loop.
 type listener struct {
-	gw    *Gateway
-	cfg   configs.Listener
-	allow *bart.Lite // nil: everyone
-	tls   *serverTLS // nil: plain
-	ln    net.Listener
+	gw   *Gateway
+	name string
+	ln   net.Listener
+
+	settings atomic.Pointer[listenerSettings] // replaced by a reload
 
 	handshakes handshakes
 	sessions   atomic.Int32
@@ -32,12 +32,19 @@ type listener struct {
 	accepting  sync.WaitGroup
 }
 
-func (g *Gateway) newListener(cfg configs.Listener) (*listener, error) {
-	ls := &listener{gw: g, cfg: cfg}
+// listenerSettings is what a reload can change of a listener. Immutable.
+type listenerSettings struct {
+	cfg   configs.Listener
+	allow *bart.Lite // nil: everyone
+	tls   *serverTLS // nil: plain
+}
+
+func newListenerSettings(cfg configs.Listener) (*listenerSettings, error) {
+	st := &listenerSettings{cfg: cfg}
 	if len(cfg.Allow) > 0 {
-		ls.allow = new(bart.Lite)
+		st.allow = new(bart.Lite)
 		for _, p := range cfg.Allow {
-			ls.allow.Insert(netip.Prefix(p).Masked())
+			st.allow.Insert(netip.Prefix(p).Masked())
 		}
 	}
 	if cfg.TLS != nil {
@@ -45,8 +52,18 @@ func (g *Gateway) newListener(cfg configs.Listener) (*listener, error) {
 		if err != nil {
 			return nil, fmt.Errorf("listener %s: %w", cfg.Name, err)
 		}
-		ls.tls = t
+		st.tls = t
 	}
+	return st, nil
+}
+
+func (g *Gateway) newListener(cfg configs.Listener) (*listener, error) {
+	st, err := newListenerSettings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	ls := &listener{gw: g, name: cfg.Name}
+	ls.settings.Store(st)
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 4}}
 	ln, err := lc.Listen(context.Background(), "tcp", cfg.Address)
 	if err != nil {
@@ -56,9 +73,12 @@ func (g *Gateway) newListener(cfg configs.Listener) (*listener, error) {
 	return ls, nil
 }
 
+// secure says whether clients speak TLS; a reload can't change that.
+func (ls *listener) secure() bool { return ls.settings.Load().tls != nil }
+
 // scheme is how clients address the listener.
 func (ls *listener) scheme() string {
-	if ls.tls != nil {
+	if ls.secure() {
 		return "icaps"
 	}
 	return "icap"
@@ -73,7 +93,7 @@ func (ls *listener) serve() {
 			return
 		}
 		if err != nil { // no descriptor free, most likely: the backlog waits for us
-			ls.gw.log.Warn("cannot accept", "listener", ls.cfg.Name, "error", err)
+			ls.gw.log.Warn("cannot accept", "listener", ls.name, "error", err)
 			select {
 			case <-ls.gw.stopping:
 				return
@@ -89,15 +109,16 @@ func (ls *listener) serve() {
 func (ls *listener) accept(nc net.Conn) {
 	client := nc.RemoteAddr().(*net.TCPAddr).AddrPort()
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
-	if ls.allow != nil && !ls.allow.Contains(client.Addr()) {
+	st := ls.settings.Load()
+	if st.allow != nil && !st.allow.Contains(client.Addr()) {
 		ls.refused.Add(1)
 		if n, ok := ls.refusedLog.next(); ok {
-			ls.gw.log.Warn("refused a client that is not in allow", "listener", ls.cfg.Name, "client", client.Addr(), "refused_since_last", n)
+			ls.gw.log.Warn("refused a client that is not in allow", "listener", ls.name, "client", client.Addr(), "refused_since_last", n)
 		}
 		nc.Close()
 		return
 	}
-	if ls.tls != nil {
+	if st.tls != nil {
 		ls.handshakes.start(ls, nc, client)
 		return
 	}
@@ -110,7 +131,7 @@ func (ls *listener) handOver(nc net.Conn, client netip.AddrPort, stream *tlsStre
 	fd, err := dupFD(nc)
 	nc.Close()
 	if err != nil {
-		ls.gw.log.Warn("cannot take over a connection", "listener", ls.cfg.Name, "error", err)
+		ls.gw.log.Warn("cannot take over a connection", "listener", ls.name, "error", err)
 		return
 	}
 	l := ls.gw.loops[0]

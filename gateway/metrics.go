@@ -150,7 +150,9 @@ func (st *loopStats) count(t *transaction) {
 type gatewayMetrics struct {
 	panics atomic.Uint64
 	checks health.Stats
-	set    *metrics.Set
+
+	reloads [2]atomic.Uint64 // good, refused
+	set     *metrics.Set
 }
 
 // WriteMetrics writes all metrics in Prometheus text format.
@@ -201,6 +203,9 @@ func (g *Gateway) writeMetrics(out io.Writer) {
 	g.writeServers(w)
 	w.family("build_info", "gauge")
 	w.series("build_info", 1, "version", g.version, "go", runtime.Version())
+	w.family("reloads_total", "counter")
+	w.series("reloads_total", float64(g.metrics.reloads[0].Load()), "result", "ok")
+	w.series("reloads_total", float64(g.metrics.reloads[1].Load()), "result", "failed")
 	w.family("start_time_seconds", "gauge")
 	w.series("start_time_seconds", float64(g.started.UnixMilli())/1000)
 	_, _ = out.Write(w.b.Bytes())
@@ -221,7 +226,7 @@ func (g *Gateway) writeRequests(w *metricsWriter) {
 	for _, l := range g.loops {
 		l.stats.mu.Lock()
 		for s, n := range l.stats.requests {
-			requests[labels{s.listener.cfg.Name, s.pool, s.server, methodNames[s.method], codeLabel(s.status)}] += n.Load()
+			requests[labels{s.listener.name, s.pool, s.server, methodNames[s.method], codeLabel(s.status)}] += n.Load()
 		}
 		for name, hs := range l.stats.phases {
 			sums := durations[name]
@@ -313,22 +318,22 @@ func (g *Gateway) writeLoops(w *metricsWriter) {
 func (g *Gateway) writeListeners(w *metricsWriter) {
 	w.family("sessions", "gauge")
 	for _, ls := range g.listeners {
-		w.series("sessions", float64(ls.sessions.Load()), "listener", ls.cfg.Name)
+		w.series("sessions", float64(ls.sessions.Load()), "listener", ls.name)
 	}
 	w.family("refused_total", "counter")
 	for _, ls := range g.listeners {
-		w.series("refused_total", float64(ls.refused.Load()), "listener", ls.cfg.Name)
+		w.series("refused_total", float64(ls.refused.Load()), "listener", ls.name)
 	}
 	w.family("handshakes_total", "counter")
 	for _, ls := range g.listeners {
-		if ls.tls == nil {
+		if !ls.secure() {
 			continue
 		}
 		for r := range ls.handshakes.results {
 			for v := range tlsVersionNames {
 				n := ls.handshakes.results[r][v].Load()
 				if n > 0 || handshakeResult(r) == handshakeOK && v > 0 {
-					w.series("handshakes_total", float64(n), "listener", ls.cfg.Name, "result", handshakeResult(r).String(), "version", tlsVersionNames[v])
+					w.series("handshakes_total", float64(n), "listener", ls.name, "result", handshakeResult(r).String(), "version", tlsVersionNames[v])
 				}
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"sort"
 	"sync"
 	"time"
@@ -30,29 +31,42 @@ type servers struct {
 	changing sync.Mutex // held from reading the table in force to replacing it
 
 	mu      sync.Mutex
-	running map[*pool.Server]context.CancelFunc // checkers; guarded by mu
+	running map[*pool.Server]*checking     // guarded by mu
+	ending  map[*pool.Server]chan struct{} // checkers that have been cancelled for another one; guarded by mu
 }
 
 func (m *servers) init(g *Gateway) {
 	m.gw = g
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	m.running = make(map[*pool.Server]context.CancelFunc)
+	m.running = make(map[*pool.Server]*checking)
+	m.ending = make(map[*pool.Server]chan struct{})
 	m.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
 }
 
-// build makes the table of a configuration. A host name that can't be resolved leaves its pool without those servers for now.
-func (m *servers) build(cfg *configs.Config) (*table, error) {
-	t := new(table)
+// build makes the table of a configuration. What stays the same of the old table is kept: the queue and the budget of a pool with that
+// name, and its servers, with their connections, health and counters. A host name that can't be resolved leaves its pool without those
+// servers for now.
+func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
+	t := &table{idHeader: cfg.AccessLog.IDHeader}
 	for _, c := range cfg.Pools {
 		tlsConfig, err := newPoolTLS(c.TLS)
 		if err != nil {
 			return nil, fmt.Errorf("pool %s: %w", c.Name, err)
 		}
-		p := &poolTable{
-			name: c.Name, cfg: c, tls: tlsConfig,
-			queue: pool.NewQueue(c.Queue.Max), budget: pool.NewBudget(c.Retry.Budget, loopTime()),
+		p := &poolTable{name: c.Name, cfg: c, tls: tlsConfig}
+		if was := old.pool(c.Name); was != nil && reflect.DeepEqual(was.cfg.TLS, c.TLS) {
+			p.servers, p.queue, p.budget = was.servers, was.queue, was.budget
+			if was.cfg.Retry.Budget != c.Retry.Budget {
+				p.budget = nil
+			}
+		}
+		if p.queue == nil {
+			p.queue = pool.NewQueue(c.Queue.Max)
+		}
+		if p.budget == nil {
+			p.budget = pool.NewBudget(c.Retry.Budget, loopTime())
 		}
 		p.servers, _ = m.resolve(p)
 		t.pools = append(t.pools, p)
@@ -129,19 +143,27 @@ func (m *servers) addresses(authority string) ([]netip.AddrPort, error) {
 	return out, nil
 }
 
+// apply puts limits, weights and the length of the queue in force, which belong to objects that outlive a table.
+func (p *poolTable) apply() {
+	p.queue.SetMax(p.cfg.Queue.Max)
+	for _, s := range p.servers {
+		for _, c := range p.cfg.Servers {
+			if c.Address == s.Authority {
+				s.SetWeight(c.Weight)
+				s.SetLimits(pool.Limits{MaxConnections: c.MaxConnections, ConnectionShare: p.cfg.ConnectionShare, Reserve: p.cfg.Reserve})
+				break
+			}
+		}
+		p.queue.Offer(s)
+	}
+}
+
 // start begins to check the servers of the table and to ask host names again.
 func (m *servers) start(t *table) {
 	for _, p := range t.pools {
 		m.check(p, p.servers)
 	}
-	for _, p := range t.pools {
-		for _, c := range p.cfg.Servers {
-			if _, err := netip.ParseAddrPort(c.Address); err != nil {
-				m.group.Go(func() { m.follow(p.name) })
-				break
-			}
-		}
-	}
+	m.group.Go(m.follow)
 }
 
 // check starts a checker for each of the servers that has none.
@@ -158,7 +180,8 @@ func (m *servers) check(p *poolTable, list []*pool.Server) {
 			continue
 		}
 		ctx, cancel := context.WithCancel(m.ctx)
-		m.running[s] = cancel
+		ended := make(chan struct{})
+		m.running[s] = &checking{cancel, ended}
 		c := health.NewChecker(health.CheckConfig{
 			Address: s.Name, Authority: s.Authority, Paths: p.paths, OtherPaths: p.otherPaths, TLS: p.tls,
 			Interval: time.Duration(p.cfg.Health.Interval), Timeout: time.Duration(p.cfg.Health.Timeout),
@@ -166,9 +189,41 @@ func (m *servers) check(p *poolTable, list []*pool.Server) {
 			OnOptions: m.onOptions(s), Logger: m.gw.log.With("pool", p.name),
 		})
 		s.SetExpedite(c.Expedite)
-		m.group.Go(func() { c.Run(ctx) })
+		before := m.ending[s]
+		delete(m.ending, s)
+		m.group.Go(func() {
+			defer close(ended)
+			if before != nil {
+				<-before // one checker at a time writes a Status
+			}
+			c.Run(ctx)
+		})
 	}
 	m.group.Go(func() { group.Run(m.ctx) })
+}
+
+// recheck makes the checkers of the table's servers anew, with its settings.
+func (m *servers) recheck(t *table) {
+	m.mu.Lock()
+	for _, p := range t.pools {
+		for _, s := range p.servers {
+			if c := m.running[s]; c != nil {
+				c.cancel()
+				delete(m.running, s)
+				m.ending[s] = c.ended
+			}
+		}
+	}
+	m.mu.Unlock()
+	for _, p := range t.pools {
+		m.check(p, p.servers)
+	}
+}
+
+// checking is a running checker.
+type checking struct {
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when it has ended
 }
 
 // onOptions notes what a server says of itself. A larger cap may let a waiter go on.
@@ -179,8 +234,8 @@ func (m *servers) onOptions(s *pool.Server) func(icap.Options) {
 	}
 }
 
-// follow asks the host names of a pool again and again, and puts a new table in force when their addresses have changed.
-func (m *servers) follow(name string) {
+// follow asks the host names again and again, and puts a new table in force when addresses have changed.
+func (m *servers) follow() {
 	ticker := time.NewTicker(resolveInterval)
 	defer ticker.Stop()
 	for {
@@ -188,9 +243,23 @@ func (m *servers) follow(name string) {
 		case <-m.ctx.Done():
 			return
 		case <-ticker.C:
-			m.refresh(name)
+			for _, p := range m.gw.table.Load().pools {
+				if p.hasNames() {
+					m.refresh(p.name)
+				}
+			}
 		}
 	}
+}
+
+// hasNames says whether a server of the pool is configured by its host name.
+func (p *poolTable) hasNames() bool {
+	for _, c := range p.cfg.Servers {
+		if _, err := netip.ParseAddrPort(c.Address); err != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // refresh resolves one pool again.
@@ -219,9 +288,9 @@ func (m *servers) refresh(name string) {
 func (m *servers) retire(t *table) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for s, cancel := range m.running {
+	for s, c := range m.running {
 		if !t.names(s) {
-			cancel()
+			c.cancel()
 			delete(m.running, s)
 		}
 	}

@@ -55,7 +55,7 @@ func (l *loop) newSession(ls *listener, fd int, client netip.AddrPort, tls *tlsS
 	s.fd, s.owner, s.writable, s.readable = fd, s, true, true
 	s.timer.fire = func(int64) { l.guard(&s.conn, s.onTimer) }
 	s.tx.init(s)
-	s.head.LenientLF = ls.cfg.LenientLF
+	s.head.LenientLF = ls.settings.Load().cfg.LenientLF
 	if tls != nil {
 		tls.attach(&s.conn)
 		s.tlsVersion = tlsVersionNames[tlsVersionIndex(tls.version())]
@@ -344,7 +344,7 @@ func (s *session) checkWrite() bool {
 
 // setTimer sets the deadline of what the session is waiting for now. A client that the gateway keeps waiting is never late.
 func (s *session) setTimer() {
-	t := &s.listener.cfg.Timeouts
+	t := &s.listener.settings.Load().cfg.Timeouts
 	switch {
 	case s.linger > 0: // set when it began
 	case s.pending() > 0:

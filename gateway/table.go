@@ -12,8 +12,9 @@ import (
 // table is one immutable snapshot of routes and pools. A transaction loads it once, so a live client connection follows
 // a new table at its next request.
 type table struct {
-	routes []*route
-	pools  []*poolTable
+	routes   []*route
+	pools    []*poolTable
+	idHeader string // ICAP header for the transaction's id, "": none
 }
 
 // route is one service of the configuration.
@@ -123,7 +124,7 @@ func (p *poolTable) addPath(path string) int {
 func (t *table) withServers(i int, list []*pool.Server) *table {
 	p := *t.pools[i]
 	p.servers = list
-	out := &table{pools: append([]*poolTable(nil), t.pools...)}
+	out := &table{idHeader: t.idHeader, pools: append([]*poolTable(nil), t.pools...)}
 	out.pools[i] = &p
 	for _, r := range t.routes {
 		c := *r
@@ -133,6 +134,16 @@ func (t *table) withServers(i int, list []*pool.Server) *table {
 		out.routes = append(out.routes, &c)
 	}
 	return out
+}
+
+// pool finds a pool by its name, nil: there is none.
+func (t *table) pool(name string) *poolTable {
+	for _, p := range t.pools {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
 }
 
 // names says whether some pool of t has the server.

@@ -114,7 +114,7 @@ func (t *transaction) routeRequest(req *icap.Request) {
 		t.reply(501, rejectMethod, 0)
 		return
 	}
-	r, status := l.currentTable().match(t.s.listener.cfg.Name, req.Path, req.Method)
+	r, status := l.currentTable().match(t.s.listener.name, req.Path, req.Method)
 	switch {
 	case status == 404:
 		t.reply(404, rejectNoService, 0)
@@ -138,7 +138,7 @@ func (t *transaction) hold(req *icap.Request, head int, blocks []byte) {
 	}
 	t.payload = len(b)
 	t.sent = t.payload
-	if name := t.s.loop.gw.cfg.AccessLog.IDHeader; name != "" {
+	if name := t.s.loop.table.idHeader; name != "" {
 		req.Drop(name) // ours takes its place
 	}
 	b = req.AppendFields(b)

@@ -99,6 +99,37 @@ func (c *statusCommand) Run(s streams) error {
 	return printStatus(s.out, status, time.Now())
 }
 
+// reloadCommand puts a changed configuration in force.
+type reloadCommand struct{ adminFlags }
+
+// Help is shown by icapgate reload --help.
+func (reloadCommand) Help() string {
+	return `The gateway reads its configuration and its certificates again. Connections stay; live ones follow at their next request. A
+configuration with faults, or with changes that need a restart (listeners' addresses, admin, log), changes nothing, and every reason is printed.
+
+Examples:
+
+    icapgate reload
+    icapgate check -c icapgate.yaml && icapgate reload -c icapgate.yaml
+
+` + adminExitCodes
+}
+
+// Run is called by kong.
+func (c *reloadCommand) Run(s streams) error {
+	ctx, stop := interruptible()
+	defer stop()
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	if err := client.Reload(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(s.out, "reloaded")
+	return nil
+}
+
 // printStatus renders a status for people.
 func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	draining := ""

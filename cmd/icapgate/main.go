@@ -27,6 +27,7 @@ type commands struct {
 	Cert  certCommand  `cmd:"" help:"Make a self-signed certificate."`
 
 	Status      statusCommand      `cmd:"" help:"Show a running gateway: listeners, pools, servers."`
+	Reload      reloadCommand      `cmd:"" help:"Have a running gateway read its configuration again."`
 	Drain       drainCommand       `cmd:"" help:"Give a server no new requests."`
 	Ready       readyCommand       `cmd:"" help:"Use a server again."`
 	Maintenance maintenanceCommand `cmd:"" help:"Give a server no new requests, and no checks."`

@@ -34,7 +34,7 @@ Signals:
 
     TERM, INT    drain: accept no client, end the running requests within drain_timeout, exit 0; one more, a second later,
                  ends at once
-    HUP          reload; not there yet: restart for a changed configuration
+    HUP          reload: read the configuration and the certificates again and put them in force; a faulty one changes nothing
     USR1         open the file of the access log again, after a rotation
 
 Exit codes:
@@ -64,14 +64,26 @@ func (c *runCommand) Run(s streams) error {
 		return errReported
 	}
 	log := newLogger(cfg.Log, s.err)
-	for _, w := range warnings {
-		log.Warn("configuration", "file", w.File, "line", w.Line, "key", w.Key, "text", w.Text)
+	warn(log, warnings)
+	again := func() (*configs.Config, error) {
+		cfg, warnings, err := load(c.Config)
+		if err == nil {
+			warn(log, warnings)
+		}
+		return cfg, err
 	}
-	g, err := gateway.New(cfg, gateway.Options{Logger: log, Version: version()})
+	g, err := gateway.New(cfg, gateway.Options{Logger: log, Version: version(), Load: again})
 	if err != nil {
 		return advise(err)
 	}
 	return advise(serve(g, log, s.out, nil))
+}
+
+// warn logs what is legal and unwise.
+func warn(log *slog.Logger, warnings configs.Faults) {
+	for _, w := range warnings {
+		log.Warn("configuration", "file", w.File, "line", w.Line, "key", w.Key, "text", w.Text)
+	}
 }
 
 // advise adds what to do to errors about addresses.
@@ -117,7 +129,7 @@ func serve(g *gateway.Gateway, log *slog.Logger, out io.Writer, whenReady func(c
 
 	ended, end := context.WithCancel(context.Background())
 	defer end()
-	go obey(signals, log, g.ReopenLogs, end, func() { os.Exit(exitFailure) })
+	go obey(signals, log, orders{reload: g.Reload, reopen: g.ReopenLogs, end: end, exit: func() { os.Exit(exitFailure) }})
 	if whenReady != nil {
 		if err := whenReady(ended); err != nil && ended.Err() == nil {
 			return err
@@ -130,15 +142,21 @@ func serve(g *gateway.Gateway, log *slog.Logger, out io.Writer, whenReady func(c
 	return nil
 }
 
+// orders are what signals can ask for.
+type orders struct {
+	reload, reopen func() error
+	end, exit      func() // drain and end; end at once
+}
+
 // obey calls end at the first signal to end, and exit at the second, which has to come a while later.
-func obey(signals <-chan os.Signal, log *slog.Logger, reopen func() error, end, exit func()) {
+func obey(signals <-chan os.Signal, log *slog.Logger, o orders) {
 	var ending time.Time // zero: no signal yet
 	for s := range signals {
 		switch {
 		case s == syscall.SIGHUP:
-			log.Warn("reload is not there yet: restart for a changed configuration")
+			_ = o.reload() // it logs what came of it
 		case s == syscall.SIGUSR1:
-			if err := reopen(); err != nil {
+			if err := o.reopen(); err != nil {
 				log.Error("the access log goes on in its old file", "error", err)
 			} else {
 				log.Info("log files reopened")
@@ -146,10 +164,10 @@ func obey(signals <-chan os.Signal, log *slog.Logger, reopen func() error, end, 
 		case ending.IsZero():
 			log.Info("signal", "signal", s.String())
 			ending = time.Now()
-			end()
+			o.end()
 		case time.Since(ending) >= sameOrder:
 			log.Warn("second signal: ending without draining", "signal", s.String())
-			exit()
+			o.exit()
 		}
 	}
 }

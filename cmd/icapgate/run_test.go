@@ -90,7 +90,7 @@ log: {level: info, format: text}
 		t.Errorf("first line %q", p.ready)
 	}
 	p.Process.Signal(syscall.SIGHUP)
-	p.waitLog(t, "reload is not there yet")
+	p.waitLog(t, "reloaded")
 	p.Process.Signal(syscall.SIGUSR1)
 	p.waitLog(t, "log files reopened")
 	p.Process.Signal(syscall.SIGTERM)
@@ -180,7 +180,7 @@ func TestDoubleSignal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		signals := make(chan os.Signal)
 		ends, exits := 0, 0
-		go obey(signals, slog.New(slog.DiscardHandler), func() error { return nil }, func() { ends++ }, func() { exits++ })
+		go obey(signals, slog.New(slog.DiscardHandler), orders{reload: func() error { return nil }, end: func() { ends++ }, exit: func() { exits++ }})
 		for _, step := range []struct {
 			wait        time.Duration
 			signal      os.Signal
