@@ -34,7 +34,6 @@ type Log struct {
 	done  chan struct{} // the writer has ended
 
 	dropped atomic.Uint64 // records
-	failed  atomic.Uint64 // writes
 	reopen  chan chan error
 
 	closing sync.Once
