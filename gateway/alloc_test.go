@@ -13,22 +13,23 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/valyala/bytebufferpool"
-
 	"icapgate/bench/dlpstub"
 )
 
-type steadyExchange struct {
+// steadyExchanges are what a gateway does all day. The server answers an exchange with as many bytes each time.
+var steadyExchanges = []struct {
 	name    string
 	server  dlpstub.Config
 	request string
-}
-
-// steadyExchanges are what a gateway does all day. The server answers an exchange with as many bytes each time.
-var steadyExchanges = []steadyExchange{
+}{
 	{"REQMOD 1 KiB", dlpstub.Config{}, RL + "Allow: 204¶" + reqBody + "400¶" + strings.Repeat("x", 1024) + "¶0¶¶"},
 	{"RESPMOD 1 KiB echoed", dlpstub.Config{Mode: dlpstub.Echo}, PL + resBody + "400¶" + strings.Repeat("x", 1024) + "¶0¶¶"},
 	{"preview with ieof", dlpstub.Config{}, RL + "Preview: 1024¶" + reqBody + "5¶hello¶0; ieof¶¶"},
+	{"OPTIONS", dlpstub.Config{}, OL + "¶"},
+	{"REQMOD 20 KiB", dlpstub.Config{}, RL + "Allow: 204¶" + reqBody + "5000¶" + strings.Repeat("x", 20<<10) + "¶0¶¶"},
+	{"REQMOD 64 KiB", dlpstub.Config{}, RL + "Allow: 204¶" + reqBody + "10000¶" + strings.Repeat("x", 64<<10) + "¶0¶¶"},
+	{"RESPMOD 64 KiB echoed", dlpstub.Config{Mode: dlpstub.Echo}, PL + resBody + "10000¶" + strings.Repeat("x", 64<<10) + "¶0¶¶"},
+	{"RESPMOD 64 KiB in chunks of 100 bytes", dlpstub.Config{Mode: dlpstub.Echo}, PL + resBody + strings.Repeat("64¶"+strings.Repeat("x", 100)+"¶", 640) + "0¶¶"},
 }
 
 // exchanger does one exchange after another on one connection, and allocates nothing on a plain one.
@@ -37,12 +38,17 @@ type exchanger struct {
 	out, in []byte
 }
 
-// newExchanger starts a gateway with everything that a gateway has by default, its access log in a file, and warms it up.
-func newExchanger(t testing.TB, server dlpstub.Config, request string, listener int) *exchanger {
+// startSteady runs a gateway with everything that a gateway has by default; its access log is a file.
+func startSteady(t testing.TB, server dlpstub.Config) *testGateway {
 	t.Helper()
 	_, addr := startStub(t, server)
 	log := fmt.Sprintf("access_log: {output: %q}", filepath.Join(t.TempDir(), "access.log"))
-	g := startGateway(t, []string{addr}, quiet, log).ready()
+	return startGateway(t, []string{addr}, quiet, log).ready()
+}
+
+// newExchanger connects and warms up what its exchanges need.
+func newExchanger(t testing.TB, g *testGateway, request string, listener int) *exchanger {
+	t.Helper()
 	x := &exchanger{c: g.dial(listener), out: []byte(text(request))}
 	// The first answer tells how long they all are: another request's one ends it.
 	x.c.send(string(x.out))
@@ -153,38 +159,48 @@ func describeStack(stack [32]uintptr) (names string, ours bool) {
 	}
 }
 
-// hadSmallMessages leaves the shared pool of buffers as it is after a hundred thousand requests of 1 KiB: it measures what it is
-// used for, and then makes buffers of that size and keeps none that are much larger.
-func hadSmallMessages() {
-	request, answer := make([]byte, 1300), make([]byte, 120)
-	for range 100_000 {
-		for _, message := range [][]byte{request, answer} {
-			b := bytebufferpool.Get()
-			b.B = append(b.B[:0], message...)
-			bytebufferpool.Put(b)
+// In the steady state a request allocates nothing, with metrics and access log on.
+func TestSteadyStateAllocatesNothing(t *testing.T) {
+	for i, scheme := range []string{"icaps", "icap"} {
+		for _, e := range steadyExchanges {
+			t.Run(scheme+"/"+e.name, func(t *testing.T) {
+				x := newExchanger(t, startSteady(t, e.server), e.request, i)
+				const requests = 1000
+				requireNoAllocations(t, requests, func() { x.run(t, requests) })
+			})
 		}
 	}
 }
 
-// In the steady state a request allocates nothing, with metrics and access log on; over TLS crypto/tls has two small objects for each
-// record that it waits for.
-func TestSteadyStateAllocatesNothing(t *testing.T) {
-	hadSmallMessages()
-	for i, scheme := range []string{"icaps", "icap"} {
+// Messages of all sizes on one gateway do not cost each other their buffers, however many of them are small.
+func TestMixedSizesAllocateNothing(t *testing.T) {
+	g := startSteady(t, dlpstub.Config{Mode: dlpstub.Echo})
+	var mix []*exchanger
+	for i := range 2 {
 		for _, e := range steadyExchanges {
-			t.Run(scheme+"/"+e.name, func(t *testing.T) {
-				x := newExchanger(t, e.server, e.request, i)
-				const requests = 1000
-				_, places := gatewayAllocations(func() { x.run(t, requests) })
-				for _, p := range places {
-					switch {
-					case p.objects < requests/20: // the pools of buffers, which the collections before have emptied
-					case strings.HasPrefix(p.where, "tls.(*Conn).readFromUntil:") && p.bytes/p.objects <= 24:
-					default:
-						t.Errorf("in %d requests %d objects of %d bytes: %s", requests, p.objects, p.bytes, p.where)
-					}
-				}
-			})
+			mix = append(mix, newExchanger(t, g, e.request, i))
+		}
+	}
+	const rounds = 100
+	requireNoAllocations(t, rounds*len(mix), func() {
+		for range rounds {
+			for i, x := range mix {
+				x.run(t, 1)
+				mix[i%3].run(t, 3) // small ones
+			}
+		}
+	})
+}
+
+// requireNoAllocations fails for each place in the gateway that allocates in more than every 20th of the requests that f makes: the
+// collections before have emptied crypto/tls's pool of records. Two small objects for each record are crypto/tls's own.
+func requireNoAllocations(t *testing.T, requests int, f func()) {
+	t.Helper()
+	_, places := gatewayAllocations(f)
+	for _, p := range places {
+		tlsOwn := strings.HasPrefix(p.where, "tls.(*Conn).readFromUntil:") && p.bytes/p.objects <= 24
+		if p.objects >= int64(requests)/20 && !tlsOwn {
+			t.Errorf("in %d requests %d objects of %d bytes: %s", requests, p.objects, p.bytes, p.where)
 		}
 	}
 }
@@ -194,7 +210,7 @@ func BenchmarkExchange(b *testing.B) {
 	for i, scheme := range []string{"icaps", "icap"} {
 		for _, e := range steadyExchanges {
 			b.Run(scheme+"/"+strings.ReplaceAll(e.name, " ", "_"), func(b *testing.B) {
-				x := newExchanger(b, e.server, e.request, i)
+				x := newExchanger(b, startSteady(b, e.server), e.request, i)
 				const requests = 500
 				total, places := gatewayAllocations(func() { x.run(b, requests) })
 				for b.Loop() {
