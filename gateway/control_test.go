@@ -194,7 +194,7 @@ func TestCommandFaults(t *testing.T) {
 		{"no server", o.Maintenance(ctx, "dlp", ""), "server is missing"},
 		{"weight too large", o.Weight(ctx, "dlp", a, 257), "allowed: 0 to 256"},
 		{"weight below 0", o.Weight(ctx, "dlp", a, -1), "below 0"},
-		{"reload", o.Reload(ctx), "reload"},
+		{"reload without a file", o.Reload(ctx), "no configuration file"},
 	} {
 		if tt.err == nil || !strings.Contains(tt.err.Error(), tt.want) {
 			t.Errorf("%s: %v, want an error with %q", tt.name, tt.err, tt.want)
