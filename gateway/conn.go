@@ -177,7 +177,7 @@ func (c *conn) rawRead(p []byte) (int, error) {
 		return 0, errDry
 	}
 	for {
-		n, err := unix.Read(c.fd, p)
+		n, err := readNow(c.fd, p)
 		switch {
 		case n > 0:
 			if n < len(p) && !c.rdhup {
@@ -340,7 +340,7 @@ func (c *conn) dropOut() {
 // rawWrite writes p and returns how much of it the socket took.
 func (c *conn) rawWrite(p []byte) int {
 	for {
-		n, err := unix.Write(c.fd, p)
+		n, err := writeNow(c.fd, p)
 		if err == unix.EINTR {
 			continue
 		}

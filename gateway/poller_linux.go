@@ -3,7 +3,6 @@ package gateway
 import (
 	"fmt"
 	"log/slog"
-	"unsafe"
 
 	gneterrors "github.com/panjf2000/gnet/v2/pkg/errors"
 	"github.com/panjf2000/gnet/v2/pkg/logging"
@@ -71,13 +70,3 @@ func (gnetLogger) Infof(format string, args ...any)  { slog.Info(fmt.Sprintf(for
 func (gnetLogger) Warnf(format string, args ...any)  { slog.Warn(fmt.Sprintf(format, args...)) }
 func (gnetLogger) Errorf(format string, args ...any) { slog.Error(fmt.Sprintf(format, args...)) }
 func (gnetLogger) Fatalf(format string, args ...any) { panic("gnet: " + fmt.Sprintf(format, args...)) }
-
-// recvPeek is recvfrom(2) with MSG_PEEK, into p, which has at least one byte; unix.Recvfrom allocates an address.
-func recvPeek(fd int, p []byte) (int, error) {
-	n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)),
-		unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
-		return -1, errno
-	}
-	return int(n), nil
-}

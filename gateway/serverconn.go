@@ -201,7 +201,7 @@ func (c *serverConn) onReadEnd(err error) {
 
 // peek looks whether something has come that no event has told yet: bytes or, with ended, the server's FIN.
 func (c *serverConn) peek() (bytes, ended bool) {
-	n, err := recvPeek(c.fd, c.loop.probe[:])
+	n, err := peekNow(c.fd, c.loop.probe[:])
 	return n > 0, n == 0 && err == nil
 }
 

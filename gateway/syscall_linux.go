@@ -1,0 +1,36 @@
+package gateway
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// System calls of the data path. Its sockets are non-blocking, so these return at once and need not tell the Go scheduler that the
+// thread may be away for long, which costs more than the bookkeeping of a small message: RawSyscall in place of Syscall.
+
+// readNow is read(2) into p, which has at least one byte, on a non-blocking socket.
+func readNow(fd int, p []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+	return result(n, errno)
+}
+
+// writeNow is write(2) of p, which has at least one byte, on a non-blocking socket.
+func writeNow(fd int, p []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+	return result(n, errno)
+}
+
+// peekNow is recv(2) with MSG_PEEK into p; unix.Recvfrom allocates an address.
+func peekNow(fd int, p []byte) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)),
+		unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+	return result(n, errno)
+}
+
+func result(n uintptr, errno unix.Errno) (int, error) {
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(n), nil
+}
