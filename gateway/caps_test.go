@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"runtime"
@@ -101,10 +102,16 @@ func TestOneConnectionManyLoops(t *testing.T) {
 		{"204", "", dlpstub.NoContent, chunks},
 		{"echo", "", dlpstub.Echo, chunked(200<<10, 20<<10)},
 		{"without-reuse", "    reuse: false\n", dlpstub.NoContent, chunks},
+		{"tls", "    tls: {ca_file: CA}\n", dlpstub.Echo, chunked(200<<10, 20<<10)},
 		{"short-lived", "    idle: {max_requests: 3}\n", dlpstub.NoContent, chunks},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			stub, address := startStub(t, dlpstub.Config{Mode: v.mode, MaxConnections: 1})
+			cfg := dlpstub.Config{Mode: v.mode, MaxConnections: 1}
+			if v.name == "tls" {
+				ca, file := serverCertificate(t)
+				cfg.TLS, v.pool = ca, strings.Replace(v.pool, "CA", file, 1)
+			}
+			stub, address := startStub(t, cfg)
 			g := startGateway(t, []string{address}, quiet+"    reserve: 0\n    queue: {timeout: 15s}\n"+v.pool, "").ready()
 			before := stub.Stats().Accepted
 			const clients, requests = 8, 40
@@ -318,6 +325,41 @@ func TestClientLeavesQueue(t *testing.T) {
 		stays.expect(text(page))
 		s.release()
 	})
+}
+
+// A client that has closed its direction still waits for its answer, in line, too; and a drain serves those who wait.
+func TestQueueServesHalfClosedAndDraining(t *testing.T) {
+	for _, how := range []string{"half-closed", "draining"} {
+		t.Run(how, func(t *testing.T) {
+			overBoth(t, func(t *testing.T, listener int) {
+				f := startFake(t)
+				g := startCapped(t, f, 1, "").ready()
+				first, second := g.dialFor(t, listener), g.dialFor(t, listener)
+				first.send(text(v05))
+				s := f.next(t)
+				s.gets(v05)
+				second.send(text(v04))
+				g.holds(t, f, 1, 1)
+				answer := text(page)
+				if how == "half-closed" {
+					second.closeWrite()
+					g.settle()
+				} else {
+					answer = strings.Replace(answer, "Encapsulated", "Connection: close\r\nEncapsulated", 1)
+					go g.Drain(context.Background())
+					eventually(t, "draining", g.draining.Load)
+				}
+				s.send(text(page))
+				first.expect(answer)
+				s.release()
+				s = f.next(t)
+				s.gets(v04)
+				s.send(text(page))
+				second.expect(answer)
+				second.closed()
+			})
+		})
+	}
 }
 
 // A server that closes its connections makes room for those who wait, too.

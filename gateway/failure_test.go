@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -372,6 +373,30 @@ func TestConnectTimeout(t *testing.T) {
 	if g.metric(`closes_total{side="server",reason="connect_timeout"}`) == 0 {
 		t.Error("the hole was not tried")
 	}
+}
+
+// A large body waits at the client while its request looks for a server that answers to the connect.
+func TestConnectTimeoutLargeBody(t *testing.T) {
+	f := startFake(t)
+	hole := blackHole(t)
+	g := startGateway(t, []string{hole, f.address}, "    timeouts: {connect: 100ms}\n    health: {interval: 1h, timeout: 100ms, fall: 100}\n", "")
+	eventually(t, "the good server up", func() bool { return g.up(f) })
+	g.table.Load().pools[0].servers[0].Health.SetState(health.Up)
+	body := chunked(4<<20, 64<<10)
+	overBoth(t, func(t *testing.T, listener int) {
+		c := g.dialFor(t, listener)
+		for range 3 {
+			go io.WriteString(c, text(RL+reqBody)+body)
+			s := f.next(t)
+			s.gets(RL + reqBody)
+			if err := s.matches(body); err != nil {
+				t.Fatal(err)
+			}
+			s.send(text(page))
+			c.expect(text(page))
+			s.release()
+		}
+	})
 }
 
 // blackHole returns an address where connects get no answer: that of a listener whose backlog is full.

@@ -194,6 +194,42 @@ func TestClientThatStopsReading(t *testing.T) {
 	})
 }
 
+// A client that sends without a pause does not keep the others of its loop waiting.
+func TestBusySessionLeavesRoom(t *testing.T) {
+	withLoops(t, 1)
+	_, address := startStub(t, dlpstub.Config{})
+	g := startGateway(t, []string{address}, quiet, "").ready()
+	overBoth(t, func(t *testing.T, listener int) {
+		busy, quick := g.dialFor(t, listener), g.dialFor(t, listener)
+		stop, ended := make(chan struct{}), make(chan struct{})
+		busy.send(text(RL + "Allow: 204¶" + reqBody))
+		go func() {
+			defer close(ended)
+			piece := "100000\r\n" + strings.Repeat("x", 1<<20) + "\r\n"
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := io.WriteString(busy, piece); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+		for range 100 {
+			if err := quick.exchange(text(RL + "Allow: 204¶" + reqBody + chunks)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		close(stop)
+		<-ended
+		busy.send("0\r\n\r\n")
+		busy.status(204)
+	})
+}
+
 // M56: the end of what the client sends, right behind its request, is not the end of its interest in the answer.
 func TestHalfClose(t *testing.T) {
 	f := startFake(t)

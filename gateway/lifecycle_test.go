@@ -280,8 +280,9 @@ func TestWeightZero(t *testing.T) {
 	}
 }
 
-// The same all over TLS to the servers: the vectors that matter most, and an echo of megabytes.
-func TestTLSToServers(t *testing.T) {
+// serverCertificate makes a certificate for a server on 127.0.0.1, and the file that a pool's ca_file names for it.
+func serverCertificate(t testing.TB) (cfg *tls.Config, file string) {
+	t.Helper()
 	pem, err := selfsign.Generate([]string{"127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
@@ -290,15 +291,21 @@ func TestTLSToServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "server.pem")
+	file = filepath.Join(t.TempDir(), "server.pem")
 	if err := os.WriteFile(file, pem, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}}, file
+}
+
+// The same all over TLS to the servers: the vectors that matter most, and an echo of megabytes.
+func TestTLSToServers(t *testing.T) {
+	cfg, file := serverCertificate(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := serveFake(t, ln, &tls.Config{Certificates: []tls.Certificate{cert}})
+	f := serveFake(t, ln, cfg)
 	g := startGateway(t, []string{f.address}, quiet+fmt.Sprintf("    tls: {ca_file: %q}\n", file), "").ready()
 	overBoth(t, func(t *testing.T, listener int) {
 		for _, v := range cutVectors {

@@ -241,6 +241,41 @@ func TestFramingFloods(t *testing.T) {
 	}
 }
 
+// M16: what a head that never ends costs is bounded, on both sides.
+func TestUnfinishedHeadsAreBounded(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet, "").ready()
+	for _, v := range []struct {
+		name, part string
+		most       int // bytes held
+	}{
+		{"head", RL + strings.Repeat("X: "+strings.Repeat("x", 1000)+"¶", 63), 256 << 10},
+		{"inner-head", RL + "Encapsulated: req-hdr=0, null-body=1048576¶¶" + strings.Repeat("x", 1<<20-2), 4 << 20},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			overBoth(t, func(t *testing.T, listener int) {
+				c := g.dialFor(t, listener)
+				c.send(text(v.part))
+				g.stuck(t)
+				held := 0
+				g.onLoops(func(l *loop) {
+					for s := range l.sessions {
+						if s.in != nil {
+							held += cap(s.in.B)
+						}
+					}
+				})
+				if held < 60<<10 || held > v.most {
+					t.Errorf("%d bytes are held", held)
+				}
+				c.Close()
+				eventually(t, "no session", func() bool { return g.Sessions() == 0 })
+				f.idle(t)
+			})
+		})
+	}
+}
+
 // M02: a TLS client on the plain port and a plain client on the TLS port get no answer, and are counted.
 func TestWrongTLS(t *testing.T) {
 	f := startFake(t)
