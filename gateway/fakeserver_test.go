@@ -21,6 +21,7 @@ type fakeServer struct {
 	tls     *tls.Config // nil: plain
 	address string
 	begun   chan *serverSide // connections on which a request has begun
+	checks  chan struct{}    // nil, or: a check is answered when something can be received from it
 	done    chan struct{}    // closed at the end of the test
 	running sync.WaitGroup
 
@@ -43,14 +44,35 @@ func startFake(t testing.TB) *fakeServer {
 	return serveFake(t, ln, nil)
 }
 
+// startFakeHeld runs a scripted server that answers a check when something is sent to checks, or it is closed.
+func startFakeHeld(t testing.TB) *fakeServer {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFake(ln, nil)
+	f.checks = make(chan struct{})
+	f.start(t)
+	return f
+}
+
 func serveFake(t testing.TB, ln net.Listener, cfg *tls.Config) *fakeServer {
-	f := &fakeServer{
+	f := newFake(ln, cfg)
+	f.start(t)
+	return f
+}
+
+func newFake(ln net.Listener, cfg *tls.Config) *fakeServer {
+	return &fakeServer{
 		ln: ln, tls: cfg, address: ln.Addr().String(), begun: make(chan *serverSide), done: make(chan struct{}),
 		conns: make(map[*net.TCPConn]struct{}), options: map[string]string{"": optionsAnswer},
 	}
+}
+
+func (f *fakeServer) start(t testing.TB) {
 	f.running.Go(f.accept)
 	t.Cleanup(f.stop)
-	return f
 }
 
 func (f *fakeServer) stop() {
@@ -153,6 +175,13 @@ func (f *fakeServer) serve(s *serverSide) {
 			return
 		}
 		if path, ok := s.check(); ok {
+			if f.checks != nil {
+				select {
+				case <-f.checks:
+				case <-f.done:
+					return
+				}
+			}
 			if _, err := io.WriteString(s, f.checkAnswer(path)); err != nil {
 				return
 			}

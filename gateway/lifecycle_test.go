@@ -52,6 +52,41 @@ func TestServerDown(t *testing.T) {
 	})
 }
 
+// Requests that come before anything is known of the servers wait for the first verdict, whatever status brought it.
+func TestRequestsBeforeFirstCheck(t *testing.T) {
+	for _, answer := range []string{optionsAnswer, "ICAP/1.0 404 Not Found¶"} {
+		overBoth(t, func(t *testing.T, listener int) {
+			f := startFakeHeld(t)
+			f.says("", answer)
+			g := startGateway(t, []string{f.address}, quiet, "")
+			c := g.dialFor(t, listener)
+			c.send(text(v05))
+			eventually(t, "the request in line", func() bool { return g.metric(`queue_depth{pool="dlp"}`) == 1 })
+			f.idle(t)
+			close(f.checks)
+			s := f.next(t)
+			s.gets(v05)
+			s.send(text(page))
+			c.expect(text(page))
+		})
+	}
+}
+
+// Servers that answer no check are used all the same after the time of grace, by those who wait already, too.
+func TestGrace(t *testing.T) {
+	f := startFakeHeld(t)
+	g := startGateway(t, []string{f.address}, "    health: {interval: 1h, timeout: 1m}\n    queue: {timeout: 15s}\n", "")
+	c := g.dial(1)
+	c.send(text(v05))
+	s := f.next(t)
+	s.gets(v05)
+	s.send(text(page))
+	c.expect(text(page))
+	if g.up(f) {
+		t.Error("the server counts as up without a check")
+	}
+}
+
 // A path that a server answers 404 for keeps it from getting requests for that path, and for no other.
 func TestPathMissing(t *testing.T) {
 	f, other := startFake(t), startFake(t)
