@@ -92,7 +92,7 @@ listen icap
 	bind {{.Plain}}
 {{range $i, $s := .Servers}}	server dlp{{$i}} {{$s}} check
 {{end}}`),
-		args:    []string{"-db", "-q", "-f", "CONFIG"},
+		args:    []string{"-db", "-f", "CONFIG"},
 		check:   []string{"-c", "-f", "CONFIG"},
 		version: []string{"-vv"},
 	},
