@@ -19,7 +19,7 @@ import (
 // scratchSize is how much a loop reads from a socket at a time: enough to make a large body cheap, small enough to stay
 // in the cache between the read and the write. bodyRound bounds the bytes of one connection per round (fairness).
 const (
-	scratchSize = 64 << 10
+	scratchSize = 48 << 10
 	roundBytes  = 4 * scratchSize
 )
 
