@@ -25,9 +25,9 @@ type attempt struct {
 	timer    timer // of the queue
 	queuedAt int64
 
-	connectTime int64 // ns spent on connecting, queueing
-	queueTime   int64
-	firstByte   int64 // loop time
+	connectTime int64 // ns, of all attempts
+	queueTime   int64 // ns
+	firstByte   int64 // loop time of the answer's head, 0: none yet
 }
 
 // bitset marks up to 256 servers of a pool; those beyond are never marked.
