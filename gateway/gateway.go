@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type Options struct {
 	Logger  *slog.Logger                    // nil: slog.Default()
 	Version string                          // for build_info and /status
 	Load    func() (*configs.Config, error) // reads and validates the configuration again, for Reload; nil: there is none to read
+	Loops   int                             // event loops; 0: as many as the Go runtime has processors
 	Fields  string                          // header lines added to every answer, each with its CRLF; the demo marks its answers so
 }
 
@@ -84,7 +86,7 @@ func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 		return nil, err
 	}
 	g.table.Store(t)
-	for i := range runtime.GOMAXPROCS(0) {
+	for i := range cmp.Or(o.Loops, runtime.GOMAXPROCS(0)) {
 		l, err := newLoop(g, i)
 		if err != nil {
 			return nil, fmt.Errorf("cannot make loop %d: %w", i, err)

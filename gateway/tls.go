@@ -16,7 +16,7 @@ import (
 )
 
 // signatures bounds the private-key operations that run at a time to the number of CPUs: more would only make all of them
-// later. A place is held around the operation and never while waiting for bytes.
+// later (the program gives the runtime one processor more later on, which is not for this). A place is held around the operation and never while waiting for bytes.
 var signatures = make(chan struct{}, runtime.GOMAXPROCS(0))
 
 // limitedSigner is a private key behind that bound.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -72,7 +73,11 @@ func (c *runCommand) Run(s streams) error {
 		}
 		return cfg, err
 	}
-	g, err := gateway.New(cfg, gateway.Options{Logger: log, Version: version(), Load: again})
+	// One processor of the runtime more than there are loops: one that is idle keeps the runtime from taking a loop's processor away each
+	// time that the loop waits for events, which cost a tenth of the CPU time under small requests (docs/ARCHITECTURE.md).
+	loops := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(loops + 1)
+	g, err := gateway.New(cfg, gateway.Options{Logger: log, Version: version(), Load: again, Loops: loops})
 	if err != nil {
 		return advise(err)
 	}
