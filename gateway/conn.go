@@ -100,6 +100,9 @@ func (l *loop) adopt(c *conn) error {
 		c.fd = -1
 		return err
 	}
+	if c.fd >= len(l.conns) {
+		l.conns = append(l.conns, make([]*conn, c.fd+1-len(l.conns))...)
+	}
 	l.conns[c.fd] = c
 	return nil
 }
@@ -411,7 +414,7 @@ func (c *conn) close() {
 	c.dropIn()
 	c.dropOut()
 	if c.fd >= 0 {
-		delete(l.conns, c.fd)
+		l.conns[c.fd] = nil
 		l.poller.remove(c.fd)
 		l.closing = append(l.closing, c.fd)
 	}

@@ -1,10 +1,9 @@
 package gateway
 
 import (
-	"encoding/binary"
 	"fmt"
 	"log/slog"
-	"os"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -32,24 +31,21 @@ func loopTime() int64 { return int64(time.Since(epoch)) }
 // goroutines reach it by post only.
 type loop struct {
 	// Static after construction.
-	gw      *Gateway
-	index   int
-	poller  poller
-	wakeFD  int // eventfd: unfinished connections and sockets to close wait
-	timerFD int
-	log     *slog.Logger
+	gw     *Gateway
+	index  int
+	poller *poller
+	log    *slog.Logger
 
 	// Owned by the loop.
-	now      int64 // loop time at which the event being handled came
-	conns    map[int]*conn
+	now      int64   // loop time at which the event being handled came
+	conns    []*conn // by fd; nil: none
 	wheel    wheel
-	timerSet int64                      // what timerFD is armed for, 0: not
 	ready    []*conn                    // connections that run at the end of this event
-	later    []*conn                    // and those that run after the poller has been asked again
+	later    []*conn                    // and those that run after the next batch of events
 	ending   bool                       // ready is being run
 	closing  []int                      // fds that left the table and are closed after the batch
 	parked   []*pool.Shard[*serverConn] // got an idle connection while somebody waits for one
-	woken    bool                       // wakeFD has been written and not yet read
+	stopped  bool                       // run returns
 	scratch  []byte                     // what was just read; valid until the next read
 	probe    [1]byte                    // for looking whether there is anything
 	buffers  buffers
@@ -72,10 +68,13 @@ type loop struct {
 	done         chan struct{}
 }
 
-func newLoop(gw *Gateway, index int) (l *loop, err error) {
-	l = &loop{
-		gw: gw, index: index, wakeFD: -1, timerFD: -1, log: gw.log,
-		conns: make(map[int]*conn), sessions: make(map[*session]struct{}),
+func newLoop(gw *Gateway, index int) (*loop, error) {
+	p, err := openPoller()
+	if err != nil {
+		return nil, fmt.Errorf("cannot open a poller: %w", err)
+	}
+	l := &loop{
+		gw: gw, index: index, poller: p, log: gw.log, sessions: make(map[*session]struct{}),
 		pools: make(map[*poolTable]*loopPool), scratch: make([]byte, scratchSize),
 		stats: newLoopStats(), done: make(chan struct{}),
 	}
@@ -83,53 +82,84 @@ func newLoop(gw *Gateway, index int) (l *loop, err error) {
 		l.access = gw.access.NewBuffer()
 		l.accessTimer.fire = func(int64) { l.access.Flush() }
 	}
-	if l.poller, err = openPoller(); err != nil {
-		return nil, fmt.Errorf("cannot open a poller: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			l.closeFDs()
-		}
-	}()
-	if l.wakeFD, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
-		return nil, os.NewSyscallError("eventfd", err)
-	}
-	if l.timerFD, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC); err != nil {
-		return nil, os.NewSyscallError("timerfd_create", err)
-	}
-	for _, fd := range []int{l.wakeFD, l.timerFD} {
-		if err = l.poller.add(fd); err != nil {
-			return nil, err
-		}
-	}
 	l.now = loopTime()
 	l.wheel.done = l.now / tick
 	return l, nil
 }
 
-// run handles events until stop.
+// yieldAfter is how long a busy loop runs, in ns, before it lets the runtime have its processor for a moment: what the runtime has
+// put in line there, such as the collector's work, waits until then.
+const yieldAfter = int64(4 * time.Millisecond)
+
+// run handles batches of events until stop.
 func (l *loop) run() {
 	defer close(l.done)
-	if err := l.poller.run(l.onEvents); err != nil {
-		l.log.Error("a loop ended", "loop", l.index, "error", err)
+	for yielded := int64(0); !l.stopped; {
+		if l.now-yielded > yieldAfter {
+			yielded = l.now
+			runtime.Gosched()
+		}
+		events, err := l.poller.wait(l.patience())
+		if err != nil {
+			l.log.Error("a loop ended", "loop", l.index, "error", err)
+			return
+		}
+		l.onBatch(events)
 	}
 }
 
-// post runs f on the loop, after the batch of events being handled. What is posted from the loop itself must not post again: the
-// poller would never be asked.
-func (l *loop) post(f func()) {
-	l.poller.post(func(any) error {
-		l.now = loopTime()
-		l.guard(nil, f)
-		l.endEvent()
-		return nil
-	}, nil)
+// patience is how long the poller may wait.
+func (l *loop) patience() time.Duration {
+	if len(l.later) > 0 {
+		return 0
+	}
+	at := l.wheel.next()
+	if at == 0 {
+		return -1
+	}
+	return time.Duration(max(at-loopTime(), 0))
 }
+
+// onBatch handles events, then what other goroutines have posted, the timers, and what was left for later: connections that
+// were busy have not kept the others waiting.
+func (l *loop) onBatch(events []unix.EpollEvent) {
+	posted := false
+	for i := range events {
+		fd := int(events[i].Fd)
+		if fd == l.poller.wakeFD {
+			posted = true
+			continue
+		}
+		// A connection that is not in the table was closed earlier in this batch.
+		if c := l.conns[fd]; c != nil {
+			l.now = loopTime()
+			l.handle(c, events[i].Events)
+			l.endEvent()
+		}
+	}
+	if posted {
+		for _, f := range l.poller.takePosted() {
+			l.now = loopTime()
+			l.guard(nil, f)
+			l.endEvent()
+		}
+	}
+	l.now = loopTime()
+	l.wheel.advance(l.now)
+	l.ready, l.later = append(l.ready, l.later...), l.later[:0]
+	l.endEvent()
+	l.closeQueued()
+}
+
+// post runs f on the loop, after the batch of events being handled.
+func (l *loop) post(f func()) { l.poller.post(f) }
 
 // abortAll closes everything that the loop owns.
 func (l *loop) abortAll() {
 	for _, c := range l.conns {
-		l.guard(c, func() { c.owner.abort(reasonShutdown) })
+		if c != nil {
+			l.guard(c, func() { c.owner.abort(reasonShutdown) })
+		}
 	}
 	if l.access != nil {
 		l.access.Flush()
@@ -138,36 +168,14 @@ func (l *loop) abortAll() {
 
 // stop ends run and waits for it. abortAll has been run on every loop before: loops may still have had something for each other.
 func (l *loop) stop() {
-	l.poller.post(func(any) error { return errStop }, nil)
+	l.post(func() { l.stopped = true })
 	<-l.done
 	l.closeFDs()
 }
 
 func (l *loop) closeFDs() {
 	l.closeQueued()
-	for _, fd := range []int{l.wakeFD, l.timerFD} {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-	}
 	l.poller.close()
-}
-
-// onEvents is called by the poller for each fd that has events.
-func (l *loop) onEvents(fd int, events uint32) {
-	l.now = loopTime()
-	switch fd {
-	case l.wakeFD:
-		l.onWake()
-	case l.timerFD:
-		l.onTimer()
-	default:
-		// An fd that is not in the table was closed earlier in this batch.
-		if c := l.conns[fd]; c != nil {
-			l.handle(c, events)
-		}
-	}
-	l.endEvent()
 }
 
 // handle runs one connection's events. A panic costs that connection only.
@@ -199,7 +207,7 @@ func (l *loop) recover(c *conn) {
 	}
 }
 
-// runLater has c's owner run at the end of this event or, if that is when it is called, after the poller has been asked again: one
+// runLater has c's owner run at the end of this event or, if that is when it is called, after the next batch of events: one
 // busy connection can't keep the others waiting.
 func (l *loop) runLater(c *conn) {
 	if c.queued || c.closed {
@@ -228,13 +236,6 @@ func (l *loop) endEvent() {
 	if len(l.parked) > 0 {
 		l.guard(nil, l.handOverParked)
 	}
-	if (len(l.later) > 0 || len(l.closing) > 0) && !l.woken {
-		l.woken = true
-		var one [8]byte
-		binary.NativeEndian.PutUint64(one[:], 1)
-		_, _ = unix.Write(l.wakeFD, one[:])
-	}
-	l.armTimer()
 }
 
 func (l *loop) handOverParked() {
@@ -252,44 +253,9 @@ func (l *loop) runReady(c *conn) {
 	c.owner.run()
 }
 
-// onWake comes in a batch after the one in which wakeFD was written: no event of a closed fd can come any more, and the other
-// connections have had their turn.
-func (l *loop) onWake() {
-	var n [8]byte
-	_, _ = unix.Read(l.wakeFD, n[:])
-	l.woken = false
-	l.closeQueued()
-	l.ready, l.later = append(l.ready, l.later...), l.later[:0]
-}
-
 func (l *loop) closeQueued() {
 	for _, fd := range l.closing {
 		unix.Close(fd)
 	}
 	l.closing = l.closing[:0]
-}
-
-func (l *loop) onTimer() {
-	var n [8]byte
-	_, _ = unix.Read(l.timerFD, n[:])
-	l.timerSet = 0
-	l.wheel.advance(l.now)
-}
-
-// armTimer sets the timerfd when an earlier deadline has come up; a timer that fires too early does no harm.
-func (l *loop) armTimer() {
-	if l.timerSet != 0 && l.timerSet > l.now && !l.wheel.changed {
-		return
-	}
-	l.wheel.changed = false
-	at := l.wheel.next()
-	if at == 0 || at == l.timerSet {
-		return
-	}
-	// Loop time and CLOCK_MONOTONIC differ by a constant, so the timer is relative.
-	d := max(at-l.now, 1)
-	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(d)}
-	if err := unix.TimerfdSettime(l.timerFD, 0, &spec, nil); err == nil {
-		l.timerSet = at
-	}
 }

@@ -1,17 +1,13 @@
 package gateway
 
 import (
-	"fmt"
-	"log/slog"
+	"encoding/binary"
+	"os"
+	"sync"
+	"time"
 
-	gneterrors "github.com/panjf2000/gnet/v2/pkg/errors"
-	"github.com/panjf2000/gnet/v2/pkg/logging"
-	"github.com/panjf2000/gnet/v2/pkg/netpoll"
-	"github.com/panjf2000/gnet/v2/pkg/queue"
 	"golang.org/x/sys/unix"
 )
-
-// This file is the only one that knows gnet. Its poller is used, not its engine: see docs/ARCHITECTURE.md.
 
 // Events as the kernel reports them for an fd that was added edge-triggered for reading and writing.
 const (
@@ -21,52 +17,84 @@ const (
 	eventRDHup = unix.EPOLLRDHUP
 )
 
-// errStop, returned from a posted function, ends poller.run.
-var errStop = gneterrors.ErrEngineShutdown
+// batchSize is how many events one wait brings at most.
+const batchSize = 128
 
-// poller waits for the events of one loop's fds and runs what other goroutines post to it.
-type poller struct{ p *netpoll.Poller }
+// poller waits for the events of one loop's fds, and for what other goroutines post to the loop. Only post may be called by others.
+type poller struct {
+	fd     int // epoll
+	wakeFD int // eventfd: something was posted
+	events [batchSize]unix.EpollEvent
 
-func openPoller() (poller, error) {
-	p, err := netpoll.OpenPoller()
-	return poller{p}, err
+	mu     sync.Mutex
+	posted []func() // guarded by mu
+	taken  []func() // what takePosted has returned last; its memory is used again
+}
+
+func openPoller() (*poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	p := &poller{fd: fd}
+	if p.wakeFD, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	if err := p.add(p.wakeFD); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
 }
 
 // add registers fd once, edge-triggered for reading and writing, for its whole life.
-func (p poller) add(fd int) error { return p.p.AddReadWrite(&netpoll.PollAttachment{FD: fd}, true) }
+func (p *poller) add(fd int) error {
+	e := unix.EpollEvent{Fd: int32(fd), Events: eventRead | eventWrite | unix.EPOLLET&0xffffffff}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &e))
+}
 
 // remove ends the events of fd; those of the batch being handled may still come.
-func (p poller) remove(fd int) { _ = p.p.Delete(fd) }
+func (p *poller) remove(fd int) { _ = unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, fd, nil) }
 
-// post runs f(arg) on the loop, after the events of the batch being handled. It may be called from any goroutine; but a posted
-// function that posts itself would starve every fd.
-func (p poller) post(f func(arg any) error, arg any) {
-	if err := p.p.Trigger(queue.HighPriority, f, arg); err != nil {
-		slog.Error("cannot wake a loop", "error", err)
+// wait returns the next batch of events, valid until the next wait. Without any it waits for at most timeout, or for ever if that is
+// negative; it may return none before.
+func (p *poller) wait(timeout time.Duration) ([]unix.EpollEvent, error) {
+	ms := -1
+	if timeout >= 0 {
+		ms = int((timeout + time.Millisecond - 1) / time.Millisecond)
 	}
+	n, err := unix.EpollWait(p.fd, p.events[:], ms)
+	if err == unix.EINTR {
+		return nil, nil
+	}
+	return p.events[:max(n, 0)], os.NewSyscallError("epoll_wait", err)
 }
 
-// run handles events until a posted function returns errStop.
-func (p poller) run(handle func(fd int, events uint32)) error {
-	err := p.p.Polling(func(fd int, events netpoll.IOEvent, _ netpoll.IOFlags) error {
-		handle(fd, events)
-		return nil
-	})
-	if err == errStop {
-		return nil
+// post makes the loop run f after the batch of events being handled. It may be called from any goroutine.
+func (p *poller) post(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.posted = append(p.posted, f); len(p.posted) > 1 {
+		return // the loop has been woken and has not looked yet
 	}
-	return err
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = unix.Write(p.wakeFD, one[:])
 }
 
-func (p poller) close() { _ = p.p.Close() }
+// takePosted returns what was posted, valid until the next call. It is called after an event of wakeFD.
+func (p *poller) takePosted() []func() {
+	var n [8]byte
+	_, _ = unix.Read(p.wakeFD, n[:])
+	clear(p.taken)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.posted, p.taken = p.taken[:0], p.posted
+	return p.taken
+}
 
-// gnetLogger sends what gnet's packages log to our log: their own logger writes to stdout.
-type gnetLogger struct{}
-
-func init() { logging.SetDefaultLoggerAndFlusher(gnetLogger{}, nil) }
-
-func (gnetLogger) Debugf(format string, args ...any) { slog.Debug(fmt.Sprintf(format, args...)) }
-func (gnetLogger) Infof(format string, args ...any)  { slog.Info(fmt.Sprintf(format, args...)) }
-func (gnetLogger) Warnf(format string, args ...any)  { slog.Warn(fmt.Sprintf(format, args...)) }
-func (gnetLogger) Errorf(format string, args ...any) { slog.Error(fmt.Sprintf(format, args...)) }
-func (gnetLogger) Fatalf(format string, args ...any) { panic("gnet: " + fmt.Sprintf(format, args...)) }
+func (p *poller) close() {
+	unix.Close(p.wakeFD)
+	unix.Close(p.fd)
+}

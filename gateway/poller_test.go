@@ -1,135 +1,167 @@
 package gateway
 
 import (
-	"go/parser"
-	"go/token"
-	"io/fs"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"icapgate/bench/dlpstub"
 )
 
-// Of gnet the poller is used and not the engine (docs/ARCHITECTURE.md says why), and one file knows it.
+func newTestPoller(t testing.TB) *poller {
+	t.Helper()
+	p, err := openPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.close)
+	return p
+}
 
-const (
-	gnetModule = "github.com/panjf2000/gnet"
-	gnetEngine = gnetModule + "/v2"
-	gnetPoller = gnetModule + "/v2/pkg/netpoll"
-)
+// socketPair returns two connected non-blocking sockets.
+func socketPair(t testing.TB) (a, b int) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fds[0]); unix.Close(fds[1]) })
+	return fds[0], fds[1]
+}
 
-func TestOneFileImportsGnet(t *testing.T) {
-	root := moduleRoot(t)
-	files := 0
-	var importers []string
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+// look returns what fd's next event says; 0: there is none now.
+func (p *poller) look(t testing.TB, fd int) (events uint32) {
+	t.Helper()
+	batch, err := p.wait(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range batch {
+		if int(e.Fd) == fd {
+			events |= e.Events
+		}
+	}
+	return events
+}
+
+// Events are told once, when they come up, and not for as long as they last.
+func TestPollerEdges(t *testing.T) {
+	p := newTestPoller(t)
+	a, b := socketPair(t)
+	if err := p.add(a); err != nil {
+		t.Fatal(err)
+	}
+	if e := p.look(t, a); e&eventWrite == 0 {
+		t.Errorf("after add: %#x, want room to write", e)
+	}
+	if e := p.look(t, a); e != 0 {
+		t.Errorf("told twice: %#x", e)
+	}
+	for range 2 {
+		if _, err := unix.Write(b, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if e := p.look(t, a); e&unix.EPOLLIN == 0 {
+			t.Errorf("a byte has come: %#x", e)
+		}
+		if e := p.look(t, a); e != 0 {
+			t.Errorf("told twice: %#x", e)
+		}
+	}
+	if err := unix.Shutdown(b, unix.SHUT_WR); err != nil {
+		t.Fatal(err)
+	}
+	if e := p.look(t, a); e&eventRDHup == 0 {
+		t.Errorf("the peer's end has come: %#x", e)
+	}
+	p.remove(a)
+	if _, err := unix.Write(b, []byte("x")); err == nil {
+		t.Error("written after shutdown")
+	}
+	if e := p.look(t, a); e != 0 {
+		t.Errorf("an event of an fd that was removed: %#x", e)
+	}
+	if err := p.add(-1); err == nil {
+		t.Error("an fd that is none was added")
+	}
+}
+
+func TestPollerTimeout(t *testing.T) {
+	p := newTestPoller(t)
+	_ = p.look(t, p.wakeFD) // what posts wake it with has just been added, and takes bytes
+	began := time.Now()
+	if batch, err := p.wait(1500 * time.Microsecond); err != nil || len(batch) > 0 {
+		t.Errorf("%d events, error %v", len(batch), err)
+	}
+	if waited := time.Since(began); waited < 1500*time.Microsecond {
+		t.Errorf("waited %v: a timer would be found not to be due, again and again", waited)
+	}
+}
+
+// What any number of goroutines post runs once each, those of one goroutine in order, however posting and taking interleave.
+func TestPollerPost(t *testing.T) {
+	const goroutines, each = 8, 2000
+	p := newTestPoller(t)
+	var posting sync.WaitGroup
+	var ran [goroutines]int
+	for g := range goroutines {
+		posting.Go(func() {
+			for i := range each {
+				p.post(func() {
+					if ran[g] != i {
+						t.Errorf("goroutine %d: function %d ran after %d others", g, i, ran[g])
+					}
+					ran[g]++
+				})
+			}
+		})
+	}
+	for total, deadline := 0, time.Now().Add(time.Minute); total < goroutines*each; {
+		batch, err := p.wait(time.Second)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
-		if d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || strings.HasPrefix(d.Name(), "_") || d.Name() == "testdata") {
-			return filepath.SkipDir
-		}
-		if d.IsDir() || filepath.Ext(path) != ".go" {
-			return nil
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
-		if err != nil {
-			return err
-		}
-		files++
-		for _, imp := range file.Imports {
-			if strings.HasPrefix(strings.Trim(imp.Path.Value, "`\""), gnetModule) {
-				name, _ := filepath.Rel(root, path)
-				importers = append(importers, filepath.ToSlash(name)+" "+imp.Path.Value)
+		for _, e := range batch {
+			if int(e.Fd) != p.wakeFD {
+				t.Fatalf("an event of fd %d", e.Fd)
+			}
+			for _, f := range p.takePosted() {
+				f()
+				total++
 			}
 		}
-		return nil
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d ran", total, goroutines*each)
+		}
+	}
+	posting.Wait()
+	if batch, err := p.wait(0); err != nil || len(batch) > 0 && len(p.takePosted()) > 0 {
+		t.Errorf("something is left; error %v", err)
+	}
+}
+
+// A function that posts itself does not keep sockets and timers waiting.
+func TestPostFromLoop(t *testing.T) {
+	_, server := startStub(t, dlpstub.Config{})
+	g := startGateway(t, []string{server}, "", "")
+	l := g.loops[0]
+	fired, stop := make(chan struct{}), false
+	var again func()
+	again = func() {
+		if !stop {
+			l.post(again)
+		}
+	}
+	l.post(again)
+	l.post(func() {
+		tm := &timer{fire: func(int64) { stop = true; close(fired) }}
+		l.wheel.set(tm, l.now+1)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if files < 50 {
-		t.Fatalf("%d files looked at: this is not the whole module", files)
-	}
-	poller := false
-	for _, i := range importers {
-		name, path, _ := strings.Cut(i, " ")
-		if name != "gateway/poller_linux.go" {
-			t.Errorf("%s imports %s: only gateway/poller_linux.go may", name, path)
-		}
-		poller = poller || path == `"`+gnetPoller+`"`
-	}
-	if !poller {
-		t.Errorf("gateway/poller_linux.go does not import %s; imports of gnet: %q", gnetPoller, importers)
-	}
-}
-
-func moduleRoot(t *testing.T) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir
-		}
-		if dir == filepath.Dir(dir) {
-			t.Fatal("no go.mod above the test")
-		}
-	}
-}
-
-// The program holds gnet's poller and not its engine, not even by way of somebody else.
-func TestProgramHasNoGnetEngine(t *testing.T) {
-	goTool, err := exec.LookPath("go")
-	if err != nil {
-		t.Skip("the go command is not there: ", err)
-	}
-	cmd := exec.Command(goTool, "list", "-deps", "icapgate/cmd/icapgate")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("go list: %v", err)
-	}
-	deps := make(map[string]bool)
-	for line := range strings.Lines(string(out)) {
-		deps[strings.TrimSpace(line)] = true
-	}
-	if !deps[gnetPoller] {
-		t.Errorf("%s is not in the program", gnetPoller)
-	}
-	if deps[gnetEngine] || deps[gnetModule] {
-		t.Errorf("the engine %s is in the program", gnetEngine)
-	}
-}
-
-// What gnet logs goes to our log and never to stdout, where the ready line and the access log are.
-func TestGnetLogsToOurLog(t *testing.T) {
-	const role = "ICAPGATE_TEST_BROKEN_POLLER"
-	if os.Getenv(role) != "" {
-		p, err := openPoller()
-		if err != nil {
-			os.Exit(3)
-		}
-		p.close()
-		if p.run(func(int, uint32) {}) == nil { // waits on a closed descriptor, which gnet logs
-			os.Exit(4)
-		}
-		os.Exit(0) // before the testing package prints anything
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestGnetLogsToOurLog$")
-	cmd.Env = append(os.Environ(), role+"=1")
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%v\n%s%s", err, &stdout, &stderr)
-	}
-	if stdout.Len() > 0 {
-		t.Errorf("stdout got %q", &stdout)
-	}
-	if !strings.Contains(stderr.String(), "poll") || !strings.Contains(stderr.String(), "bad file descriptor") {
-		t.Errorf("our log has not got gnet's line: %q", &stderr)
+	select {
+	case <-fired:
+	case <-time.After(patience):
+		t.Fatal("a timer does not fire while a function posts itself")
 	}
 }

@@ -453,7 +453,7 @@ func (l *loop) handOver(h *pool.Shard[*serverConn]) (again bool) {
 			return false
 		}
 		l.wheel.stop(&c.timer)
-		delete(l.conns, c.fd)
+		l.conns[c.fd] = nil
 		l.poller.remove(c.fd)
 		w.Grant(h.Server, c)
 	}

@@ -23,10 +23,9 @@ type timer struct {
 }
 
 type wheel struct {
-	slots   [wheelSlots]*timer // heads of doubly linked lists
-	used    [wheelSlots / 64]uint64
-	done    int64 // last tick that advance has handled
-	changed bool  // a timer was linked since the owner last looked at next
+	slots [wheelSlots]*timer // heads of doubly linked lists
+	used  [wheelSlots / 64]uint64
+	done  int64 // last tick that advance has handled
 }
 
 // set makes t fire at the deadline; 0 unsets it.
@@ -106,7 +105,6 @@ func (w *wheel) link(t *timer, at int64) {
 	if at > w.done+wheelSlots-1 {
 		at = w.done + wheelSlots - 1
 	}
-	w.changed = true
 	slot := at & (wheelSlots - 1)
 	t.slotTick, t.linked, t.prev, t.next = at, true, nil, w.slots[slot]
 	if t.next != nil {
