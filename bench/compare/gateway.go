@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+
+	"icapgate/bench/process"
 )
 
 // gateway is a program that is set up to run.
@@ -17,7 +19,7 @@ type gateway struct {
 	version string
 	setup   setup
 	config  string // file
-	process *process
+	process *process.Process
 }
 
 // newGateway configures an installed program. It adds what is the gateway's own to s, whose Dir is the folder for all.
@@ -31,7 +33,7 @@ func newGateway(p *program, path string, s setup) (*gateway, error) {
 			return nil, err
 		}
 	}
-	addresses, err := freeAddresses(4)
+	addresses, err := process.FreeAddresses(4)
 	if err != nil {
 		return nil, err
 	}
@@ -47,20 +49,20 @@ func newGateway(p *program, path string, s setup) (*gateway, error) {
 
 // start starts the gateway and waits until it serves.
 func (g *gateway) start(ctx context.Context) (err error) {
-	if g.process, err = start(g.setup.Dir, g.name, g.path, fill(g.args, g.config)...); err != nil {
+	if g.process, err = process.Start(g.setup.Dir, g.name, g.path, fill(g.args, g.config)...); err != nil {
 		return err
 	}
 	var addresses []string
 	for _, d := range g.doors {
 		addresses = append(addresses, g.address(d))
 	}
-	return g.process.await(ctx, addresses...)
+	return g.process.Await(ctx, addresses...)
 }
 
 // stop ends the gateway if it runs.
 func (g *gateway) stop() {
 	if g.process != nil {
-		g.process.stop()
+		g.process.Stop()
 		g.process = nil
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -17,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"icapgate/bench/process"
 	"icapgate/gateway/selfsign"
 )
 
@@ -104,7 +104,7 @@ func run(ctx context.Context, o *options, out, progress io.Writer) error {
 	}
 	defer os.RemoveAll(dir)
 	fmt.Fprintln(progress, "building icapgate and icapbench")
-	if err := build(ctx, dir); err != nil {
+	if err := process.Build(ctx, dir, "./cmd/icapgate", "./cmd/icapbench"); err != nil {
 		return err
 	}
 	m := &meter{dir: dir, icapbench: filepath.Join(dir, "bin", "icapbench"), scale: o.scale}
@@ -115,7 +115,7 @@ func run(ctx context.Context, o *options, out, progress io.Writer) error {
 	for mode, servers := range map[string]*[]string{"204": &common.Servers, "echo": &common.EchoServers} {
 		stub, err := startServers(ctx, m, mode, servers)
 		if stub != nil {
-			defer stub.stop()
+			defer stub.Stop()
 		}
 		if err != nil {
 			return err
@@ -133,7 +133,7 @@ func run(ctx context.Context, o *options, out, progress io.Writer) error {
 		if err := g.checkTLS(ctx, m.roots); err != nil {
 			return err
 		}
-		tree, err := descendants(g.process.cmd.Process.Pid)
+		tree, err := g.process.Tree()
 		if err != nil {
 			return err
 		}
@@ -193,20 +193,6 @@ func newReport(o *options, gateways []*gateway) *report {
 	return p
 }
 
-// build builds the programs of the module in which we are.
-func build(ctx context.Context, dir string) error {
-	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return fmt.Errorf("go env GOMOD: %w", err)
-	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=auto", "-o", filepath.Join(dir, "bin")+"/", "./cmd/icapgate", "./cmd/icapbench")
-	cmd.Dir = filepath.Dir(string(bytes.TrimSpace(out)))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return nil
-}
-
 // makeCertificate writes the key and certificate of all gateways to combined, and what clients have to trust beside it.
 func makeCertificate(dir, combined string) (trust string, roots *x509.CertPool, err error) {
 	text, err := selfsign.Generate([]string{"127.0.0.1"})
@@ -221,17 +207,17 @@ func makeCertificate(dir, combined string) (trust string, roots *x509.CertPool, 
 }
 
 // startServers starts two fake DLP servers and tells their addresses.
-func startServers(ctx context.Context, m *meter, mode string, addresses *[]string) (*process, error) {
-	free, err := freeAddresses(2)
+func startServers(ctx context.Context, m *meter, mode string, addresses *[]string) (*process.Process, error) {
+	free, err := process.FreeAddresses(2)
 	if err != nil {
 		return nil, err
 	}
 	*addresses = free
-	p, err := start(m.dir, "servers-"+mode, m.icapbench, "serve", "--mode", mode, "--listen", free[0], "--listen", free[1])
+	p, err := process.Start(m.dir, "servers-"+mode, m.icapbench, "serve", "--mode", mode, "--listen", free[0], "--listen", free[1])
 	if err != nil {
 		return nil, err
 	}
-	return p, p.await(ctx, free...)
+	return p, p.Await(ctx, free...)
 }
 
 // findGateways sets up the programs that are there. A peer that is not is left out with a line; icapgate is there, as it was built.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"icapgate/bench/process"
 )
 
 func TestFlags(t *testing.T) {
@@ -51,40 +53,6 @@ func TestLoadArgs(t *testing.T) {
 	f("options", "load icaps://127.0.0.1:7/options -m options -s 0 -c 16 -n 99 --json out.json --ca trust.pem")
 	f("plain-10m", "load icap://127.0.0.1:7/reqmod -m reqmod -s 10MB -c 4 -n 99 --json out.json --chunk 1MiB")
 	f("new-connection", "load icaps://127.0.0.1:7/reqmod -m reqmod -s 1KiB -c 16 -n 99 --json out.json --ca trust.pem --new-connection-every 1")
-}
-
-func TestProcesses(t *testing.T) {
-	pid, parent, err := parseStat([]byte("4711 (a) b (c) S 42 4711 4711 0 -1"))
-	if pid != 4711 || parent != 42 || err != nil {
-		t.Errorf("process %d of %d, error %v", pid, parent, err)
-	}
-	if _, _, err := parseStat([]byte("nonsense")); err == nil {
-		t.Error("nonsense is a process")
-	}
-
-	busy, err := start(t.TempDir(), "busy", "/bin/sh", "-c", "(while :; do :; done) & wait") // the child of the shell is what works
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer busy.stop()
-	for used := time.Duration(0); used < 10*time.Millisecond; { // the shell alone does not get there
-		now, err := busy.cpu()
-		if err != nil || now < used {
-			t.Fatalf("CPU time %v after %v, error %v", now, used, err)
-		}
-		used = now
-	}
-	if memory, err := busy.rss(); err != nil || memory < 64<<10 {
-		t.Errorf("memory %d, error %v", memory, err)
-	}
-	busy.stop()
-	if _, err := busy.cpu(); err == nil {
-		t.Error("a program that has ended has a CPU clock")
-	}
-	const noProcess = 1<<22 + 1 // above the largest id that the kernel gives
-	if _, err := processCPU(noProcess); err == nil {
-		t.Error("a process that does not exist has used CPU time")
-	}
 }
 
 // A run with next to no load: everything starts, is measured without a failure and ends.
@@ -143,7 +111,7 @@ func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 func noChildren(t *testing.T) {
 	t.Helper()
-	tree, err := descendants(os.Getpid())
+	tree, err := process.Descendants(os.Getpid())
 	if err != nil || !slices.Equal(tree, []int{os.Getpid()}) {
 		t.Errorf("processes %v are left, error %v", tree, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"icapgate/bench"
+	"icapgate/bench/process"
 	"icapgate/icap"
 )
 
@@ -94,7 +95,7 @@ func (m *meter) measureCPU(ctx context.Context, r *row, g *gateway, s *sample) e
 
 // load runs icapbench and returns its result and the seconds of CPU that the gateway has used.
 func (m *meter) load(ctx context.Context, r *row, g *gateway, requests int) (result bench.Result, cpu float64, err error) {
-	before, err := g.process.cpu()
+	before, err := g.process.CPU()
 	if err != nil {
 		return result, 0, err
 	}
@@ -104,8 +105,7 @@ func (m *meter) load(ctx context.Context, r *row, g *gateway, requests int) (res
 	defer cancel()
 	cmd := exec.CommandContext(limited, m.icapbench, r.loadArgs(g.address(r.door), m.trust, file, requests)...)
 	cmd.Env = append(os.Environ(), loadEnvironment)
-	ownGroup(cmd)
-	out, err := cmd.CombinedOutput()
+	out, err := process.Run(cmd)
 	if limited.Err() != nil {
 		return result, 0, fmt.Errorf("the load did not end: %w", limited.Err())
 	}
@@ -115,7 +115,7 @@ func (m *meter) load(ctx context.Context, r *row, g *gateway, requests int) (res
 	if err := pause(ctx, settle); err != nil {
 		return result, 0, err
 	}
-	after, err := g.process.cpu()
+	after, err := g.process.CPU()
 	if err != nil {
 		return result, 0, err
 	}
@@ -153,7 +153,7 @@ func (m *meter) measureMemory(ctx context.Context, r *row, g *gateway, s *sample
 	if err := pause(ctx, settle); err != nil {
 		return err
 	}
-	before, err := g.process.rss()
+	before, err := g.process.RSS()
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (m *meter) measureMemory(ctx context.Context, r *row, g *gateway, s *sample
 	if err := pause(ctx, idleSettle); err != nil {
 		return err
 	}
-	after, err := g.process.rss()
+	after, err := g.process.RSS()
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"icapgate/bench/process"
 	"icapgate/configs"
 )
 
@@ -34,7 +35,7 @@ func testSetup(t *testing.T) setup {
 	if _, _, err := makeCertificate(dir, s.PEM); err != nil {
 		t.Fatal(err)
 	}
-	addresses, err := freeAddresses(8)
+	addresses, err := process.FreeAddresses(8)
 	if err != nil {
 		t.Fatal(err)
 	}
