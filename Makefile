@@ -12,10 +12,12 @@ FUZZTIME ?= 10s
 BENCH ?= .
 ROWS ?=
 ROUNDS ?= 15
+NAME ?=
+FLAGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build run test race check format vet staticcheck deps-check deps-list vulncheck deps fuzz bench compare clean
+.PHONY: help build run test race check format vet staticcheck deps-check deps-list vulncheck deps fuzz bench compare trial clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -81,6 +83,9 @@ bench: ## run the benchmarks of the packages (BENCH=regexp)
 
 compare: ## measure icapgate against the HAProxy, nginx and stunnel that are installed (ROWS=, ROUNDS=15)
 	go run ./bench/compare --rows '$(ROWS)' --rounds $(ROUNDS)
+
+trial: ## prove something under load and faults (NAME=, FLAGS=); without a name: the list
+	go run ./bench/trial $(NAME) $(FLAGS)
 
 clean: ## remove what make has built and fetched
 	rm -rf bin .cache

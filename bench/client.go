@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"icapgate/icap"
@@ -121,6 +122,33 @@ func newConn(nc net.Conn, timeout time.Duration) *Conn {
 
 // Reusable says whether the connection takes another request: there was no error and nobody said that it closes.
 func (c *Conn) Reusable() bool { return c.reusable }
+
+// Stale says whether the peer has closed the connection, or sent what belongs to nothing, since the last answer, of which there
+// has to be one. A client that asks before each request loses only requests that cross the peer's FIN on their way.
+func (c *Conn) Stale() bool {
+	if c.r < c.w {
+		return true
+	}
+	nc := c.nc
+	if tc, ok := nc.(*tls.Conn); ok {
+		nc = tc.NetConn()
+	}
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return true
+	}
+	dry := false
+	err = raw.Read(func(fd uintptr) bool {
+		_, _, e := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		dry = e == syscall.EAGAIN
+		return true
+	})
+	return err != nil || !dry
+}
 
 // Close closes the connection and ends its writer goroutine.
 func (c *Conn) Close() error {

@@ -6,8 +6,10 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"icapgate/bench/dlpstub"
 	"icapgate/icap"
@@ -250,4 +252,37 @@ func TestDialErrors(t *testing.T) {
 	f(gone, nil, Connect, "refused")
 	f(secure, &tls.Config{ServerName: "127.0.0.1"}, Handshake, "--ca")
 	f(plain, &tls.Config{ServerName: "127.0.0.1"}, Handshake, "icap://")
+}
+
+func TestStale(t *testing.T) {
+	certificate, roots := testCertificate(t)
+	for _, secure := range []bool{false, true} {
+		cfg := dlpstub.Config{}
+		var options *tls.Config
+		if secure {
+			cfg.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+			options = &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}
+		}
+		uri, server := serveStub(t, cfg)
+		target := mustTarget(t, uri)
+		req, err := (&Message{Method: icap.MethodOptions}).Build(target, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Dial(t.Context(), target.Address, options, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.Do(req, &recorder{}); err != nil || c.Stale() {
+			t.Errorf("stale: %v, error %v, after an answer", c.Stale(), err)
+		}
+		server.Close() // returns when the FIN has been sent
+		for deadline := time.Now().Add(patience); !c.Stale(); {
+			if time.Now().After(deadline) {
+				t.Fatal("a closed connection is not stale")
+			}
+			runtime.Gosched()
+		}
+	}
 }

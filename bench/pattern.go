@@ -28,6 +28,11 @@ func patternStart(worker, request int) int {
 	return (worker*104729 + request*7919) % patternSize
 }
 
+// Body returns a body of size bytes: another one for each start up to about a million.
+func Body(start int, size int64) io.Reader {
+	return &patternReader{pos: start % patternSize, left: size}
+}
+
 // patternReader reads a body of left bytes.
 type patternReader struct {
 	pos  int // in the pattern

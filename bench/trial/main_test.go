@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"icapgate/bench"
+	"icapgate/bench/process"
+	"icapgate/gateway/admin"
+	"icapgate/icap"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == serveArg {
+		main() // a test has started us as a server
+	}
+	os.Exit(m.Run())
+}
+
+func TestUsage(t *testing.T) {
+	for _, c := range []struct {
+		args, out string
+		code      int
+	}{
+		{"", "drain ", exitOK},
+		{"--help", "drain ", exitOK},
+		{"nonsense", `no trial "nonsense"`, exitUsage},
+		{"drain --help", "--rounds 50", exitOK},
+		{"drain --nonsense", "nonsense", exitUsage},
+		{"drain 7", `unexpected argument "7"`, exitUsage},
+		{"serve", "is what trials start", exitUsage},
+		{"drain --json /no/such/folder/file", "no such file", exitFailure},
+	} {
+		var out bytes.Buffer
+		if code := run(strings.Fields(c.args), &out, &out); code != c.code || !strings.Contains(out.String(), c.out) {
+			t.Errorf("%q: exit code %d, want %d with %q:\n%s", c.args, code, c.code, c.out, &out)
+		}
+	}
+	for _, trial := range trials {
+		if trial.about == "" || !strings.Contains(trial.help, "go run ./bench/trial "+trial.name) || trial.limit <= 0 || find(trial.name) != trial {
+			t.Errorf("%s: a line, examples, a limit or its own name is missing", trial.name)
+		}
+	}
+}
+
+// carryOut carries out a trial that is a function and returns what it has printed.
+func carryOut(t *testing.T, ctx context.Context, file string, f func(ctx context.Context, r *rig) error) (string, error) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it takes some seconds")
+	}
+	var out bytes.Buffer
+	o := &options{trial: &trial{name: "test"}, run: f, json: file}
+	err := o.carryOut(ctx, &out, io.Discard)
+	if tree, err := process.Descendants(os.Getpid()); err != nil || !slices.Equal(tree, []int{os.Getpid()}) {
+		t.Errorf("processes %v are left, error %v", tree, err)
+	}
+	return out.String(), err
+}
+
+// What trials work with works.
+func TestRig(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "report.json")
+	var dir string
+	out, err := carryOut(t, t.Context(), file, func(ctx context.Context, r *rig) error {
+		dir = r.dir
+		servers, err := r.startServers(ctx, 2, serverConfig{Echo: true})
+		if err != nil {
+			return err
+		}
+		if err := r.startGateway(ctx, gatewayConfig{Servers: servers, Pool: "    health: {interval: 100ms, fall: 1}\n", Loops: 1}); err != nil {
+			return err
+		}
+		for _, secure := range []bool{true, false} {
+			c := &client{}
+			c.target, c.tls = r.target(secure, "/respmod")
+			defer c.close()
+			for i := range 3 {
+				if err := c.connect(ctx); err != nil {
+					return err
+				}
+				q := &call{Message: bench.Message{Method: icap.MethodRespmod, Preview: -1}, Size: 100_000, Start: i}
+				if err := c.do(q); err != nil || q.wrong != nil || q.status != 200 || !strings.HasPrefix(q.server, "server") {
+					t.Errorf("status %d from %q, error %v, wrong: %v", q.status, q.server, err, q.wrong)
+				}
+			}
+		}
+		m, err := r.metrics(ctx)
+		if err != nil {
+			return err
+		}
+		if got := m.sum("requests_total", `listener="icaps"`, `method="RESPMOD"`, `code="200"`); got != 3 {
+			t.Errorf("%v requests over icaps, want 3", got)
+		}
+		if got := m.by("requests_total", "listener"); got["icaps"] != 3 || got["icap"] != 3 {
+			t.Errorf("requests by listener: %v", got)
+		}
+		u, err := r.usage(ctx)
+		if err != nil || u.RSS < 1<<20 || u.Peak < u.RSS || u.FDs < 5 || u.Goroutines < 5 || u.Sessions != 2 || u.InFlight != 0 {
+			t.Errorf("usage %v, error %v", u, err)
+		}
+		address := servers[0].address
+		health := func(want string) error {
+			return r.awaitStatus(ctx, readyPatience, "with server0 "+want, func(s *admin.Status) bool {
+				return s.Pools[0].Servers[0].Health == want
+			})
+		}
+		servers[0].kill()
+		if err := health("down"); err != nil {
+			return err
+		}
+		if err := servers[0].start(ctx); err != nil || servers[0].address != address {
+			t.Errorf("server0 is at %s now, was at %s, error %v", servers[0].address, address, err)
+		}
+		if err := health("up"); err != nil {
+			return err
+		}
+		r.figure("answer", 42, "ms")
+		r.claim(true, "this")
+		r.claim(false, "that")
+		return nil
+	})
+	if err == nil || err.Error() != "not every claim held: see above" {
+		t.Errorf("error %v", err)
+	}
+	for _, line := range []string{"answer                                                       42 ms\n", "  held    this\n", "  FAILED  that\n", "1 of 2 claims held\n"} {
+		if !strings.Contains(out, line) {
+			t.Errorf("%q is missing in:\n%s", line, out)
+		}
+	}
+	var got report
+	text, _ := os.ReadFile(file)
+	if err := json.Unmarshal(text, &got); err != nil || len(got.Claims) != 2 || len(got.Figures) != 1 {
+		t.Errorf("report %s, error %v", text, err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder is left: %v", err)
+	}
+}
+
+// What ends a run early leaves nothing behind and is an error.
+func TestEndedEarly(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	_, err := carryOut(t, ctx, "", func(ctx context.Context, r *rig) error {
+		servers, err := r.startServers(ctx, 1, serverConfig{})
+		if err != nil {
+			return err
+		}
+		if err := r.startGateway(ctx, gatewayConfig{Servers: servers}); err != nil {
+			return err
+		}
+		servers[0].freeze()
+		cancel(errors.New("enough"))
+		return pause(ctx, time.Hour)
+	})
+	if err == nil || err.Error() != "ended early: enough" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestParseFlags(t *testing.T) {
+	o, err := parseFlags(&trial{name: "some", limit: time.Minute, flags: func(f *flag.FlagSet) func(context.Context, *rig) error {
+		f.Int("number", 1, "")
+		return nil
+	}}, []string{"--number", "2", "--json", "file"}, io.Discard)
+	if err != nil || o.timeout != time.Minute || o.json != "file" {
+		t.Errorf("got %+v, error %v", o, err)
+	}
+}
