@@ -122,17 +122,3 @@ func (q *call) Data(p []byte) error {
 	}
 	return nil
 }
-
-// isKind says whether an error of bench.Conn is of one of the kinds.
-func isKind(err error, kinds ...bench.Kind) bool {
-	var e *bench.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, k := range kinds {
-		if e.Kind == k {
-			return true
-		}
-	}
-	return false
-}

@@ -78,7 +78,7 @@ func TestRig(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := r.startGateway(ctx, gatewayConfig{Servers: servers, Pool: "    health: {interval: 100ms, fall: 1}\n", Loops: 1}); err != nil {
+		if err := r.startGateway(ctx, gatewayConfig{Servers: servers, Pool: "    health: {interval: 100ms, timeout: 100ms, fall: 1}\n", Loops: 1}); err != nil {
 			return err
 		}
 		for _, secure := range []bool{true, false} {
@@ -122,6 +122,14 @@ func TestRig(t *testing.T) {
 		if err := servers[0].start(ctx); err != nil || servers[0].address != address {
 			t.Errorf("server0 is at %s now, was at %s, error %v", servers[0].address, address, err)
 		}
+		if err := health("up"); err != nil {
+			return err
+		}
+		servers[0].freeze()
+		if err := health("down"); err != nil {
+			return err
+		}
+		servers[0].thaw()
 		if err := health("up"); err != nil {
 			return err
 		}

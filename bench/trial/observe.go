@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-
-	"icapgate/gateway/admin"
 )
 
 // metrics are the values of the gateway's series, by name with labels as it prints them.
@@ -82,9 +80,6 @@ func (r *rig) usage(ctx context.Context) (u usage, err error) {
 	u.FDs, err = r.gateway.FDs()
 	return u, err
 }
-
-// status asks the gateway for its status.
-func (r *rig) status(ctx context.Context) (admin.Status, error) { return r.admin.Status(ctx) }
 
 // metrics asks the gateway for its metrics.
 func (r *rig) metrics(ctx context.Context) (metrics, error) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -246,19 +245,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// logged returns the lines of the gateway's log that have one of the words in them, ten at most.
-func (r *rig) logged(words ...string) string {
-	text, _ := os.ReadFile(filepath.Join(r.dir, "icapgate.log"))
-	var found []string
-	for line := range bytes.Lines(text) {
-		for _, word := range words {
-			if bytes.Contains(line, []byte(word)) && len(found) < 10 {
-				found = append(found, string(bytes.TrimSpace(line)))
-				break
-			}
-		}
-	}
-	return strings.Join(found, "\n")
 }
