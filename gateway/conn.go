@@ -67,6 +67,7 @@ type conn struct {
 	owner  owner
 	stream stream // nil: plain
 
+	splicing bool // the body's bytes are spliced: what is read is a size line
 	readable bool // the socket may have bytes (edge-triggered: true until a read says otherwise)
 	dry      bool // the last read ended because nothing was left, in the socket and in the stream
 	writable bool // the socket may take bytes
@@ -80,6 +81,7 @@ type conn struct {
 	inPos   int     // in.B[:inPos] has been consumed
 	starved bool    // what is in in does not suffice: read before looking again
 
+	pipe   *pipe   // spliced bytes that the socket has not taken, nil when there are none; they come before out
 	out    *buffer // bytes that the socket has not taken; nil when there are none
 	outPos int     // out.B[:outPos] has been taken
 
@@ -186,10 +188,7 @@ func (c *conn) rawRead(p []byte) (int, error) {
 			if n < len(p) && !c.rdhup {
 				c.readable = false
 			}
-			c.received += uint64(n)
-			if c.waits != waitTaken {
-				c.activeAt = c.loop.now
-			}
+			c.tookIn(n)
 			return n, nil
 		case err == nil:
 			return 0, io.EOF
@@ -204,11 +203,19 @@ func (c *conn) rawRead(p []byte) (int, error) {
 	}
 }
 
-// fill returns bytes to look at: those left over or, when there are none or not enough, with new ones behind them. They are
-// valid until the next read on the loop. The errors are those of read.
-func (c *conn) fill() ([]byte, error) {
+// tookIn counts n bytes that have come.
+func (c *conn) tookIn(n int) {
+	c.received += uint64(n)
+	if c.waits != waitTaken {
+		c.activeAt = c.loop.now
+	}
+}
+
+// fill returns bytes to look at: those left over or, when there are none or not enough, with new ones behind them, of which it reads
+// about most. They are valid until the next read on the loop. The errors are those of read.
+func (c *conn) fill(most int) ([]byte, error) {
 	if c.in == nil {
-		n, err := c.read(c.loop.scratch)
+		n, err := c.read(c.loop.scratch[:most])
 		if n > 0 {
 			err = nil // it comes again
 		}
@@ -277,7 +284,10 @@ func (c *conn) countBody(direction int) {
 	if c.bodyRound == 0 {
 		return
 	}
-	waiting := min(c.bodyRound, c.pending())
+	waiting := 0
+	if c.out != nil {
+		waiting = min(c.bodyRound, len(c.out.B)-c.outPos)
+	}
 	count := &c.loop.stats.body[direction]
 	count[viaBuffered].Add(uint64(waiting))
 	count[viaDirect].Add(uint64(c.bodyRound - waiting))
@@ -285,7 +295,7 @@ func (c *conn) countBody(direction int) {
 }
 
 func (c *conn) rawSend(p []byte) {
-	if len(p) >= directWrite && c.writable {
+	if len(p) >= directWrite && c.writable && c.pipe == nil {
 		n := 0
 		if c.pending() == 0 {
 			n = c.rawWrite(p)
@@ -315,15 +325,21 @@ func (c *conn) buffer(p []byte) {
 }
 
 // pending is the number of bytes that wait for the socket.
-func (c *conn) pending() int {
-	if c.out == nil {
-		return 0
+func (c *conn) pending() (n int) {
+	if c.pipe != nil {
+		n = c.pipe.n
 	}
-	return len(c.out.B) - c.outPos
+	if c.out != nil {
+		n += len(c.out.B) - c.outPos
+	}
+	return n
 }
 
 // flush writes what waits, as far as the socket takes it.
 func (c *conn) flush() {
+	if c.pipe != nil && !c.closed {
+		c.flushPipe()
+	}
 	for c.out != nil && c.writable && !c.closed {
 		if n := c.rawWrite(c.out.B[c.outPos:]); n > 0 {
 			c.outPos += n
@@ -336,6 +352,10 @@ func (c *conn) flush() {
 }
 
 func (c *conn) dropOut() {
+	if c.pipe != nil {
+		c.loop.leavePipe(c.pipe)
+		c.pipe = nil
+	}
 	c.loop.buffers.put(c.out)
 	c.out, c.outPos = nil, 0
 }

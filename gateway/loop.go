@@ -37,27 +37,30 @@ type loop struct {
 	log    *slog.Logger
 
 	// Owned by the loop.
-	now      int64   // loop time at which the event being handled came
-	conns    []*conn // by fd; nil: none
-	wheel    wheel
-	ready    []*conn                    // connections that run at the end of this event
-	later    []*conn                    // and those that run after the next batch of events
-	ending   bool                       // ready is being run
-	closing  []int                      // fds that left the table and are closed after the batch
-	parked   []*pool.Shard[*serverConn] // got an idle connection while somebody waits for one
-	stopped  bool                       // run returns
-	scratch  []byte                     // what was just read; valid until the next read
-	probe    [1]byte                    // for looking whether there is anything
-	buffers  buffers
-	req      icap.Request
-	resp     icap.Response
-	pools    map[*poolTable]*loopPool
-	shards   map[*pool.Server]*pool.Shard[*serverConn]
-	table    *table    // the table that pools and shards were made for
-	line     []byte    // scratch for heads
-	iov      [2][]byte // scratch for writev
-	sessions map[*session]struct{}
-	stats    *loopStats
+	now       int64   // loop time at which the event being handled came
+	conns     []*conn // by fd; nil: none
+	wheel     wheel
+	ready     []*conn                    // connections that run at the end of this event
+	later     []*conn                    // and those that run after the next batch of events
+	ending    bool                       // ready is being run
+	closing   []int                      // fds that left the table and are closed after the batch
+	parked    []*pool.Shard[*serverConn] // got an idle connection while somebody waits for one
+	stopped   bool                       // run returns
+	scratch   []byte                     // what was just read; valid until the next read
+	probe     [1]byte                    // for looking whether there is anything
+	buffers   buffers
+	pipes     []*pipe // empty ones, for splice
+	noSplice  bool    // it has turned out to be impossible
+	pipeCount int     // also of those that are in use
+	req       icap.Request
+	resp      icap.Response
+	pools     map[*poolTable]*loopPool
+	shards    map[*pool.Server]*pool.Shard[*serverConn]
+	table     *table    // the table that pools and shards were made for
+	line      []byte    // scratch for heads
+	iov       [2][]byte // scratch for writev
+	sessions  map[*session]struct{}
+	stats     *loopStats
 
 	access       *accesslog.Buffer // nil: off
 	accessTimer  timer
@@ -175,6 +178,9 @@ func (l *loop) stop() {
 
 func (l *loop) closeFDs() {
 	l.closeQueued()
+	for _, p := range l.pipes {
+		l.closePipe(p)
+	}
 	l.poller.close()
 }
 

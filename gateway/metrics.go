@@ -36,14 +36,15 @@ const (
 )
 
 const (
-	viaDirect   = iota // taken by the socket in the round in which they were read
+	viaSplice   = iota // moved from socket to socket by the kernel
+	viaDirect          // taken by the socket in the round in which they were read
 	viaBuffered        // kept for replay, or until the socket took them
 	ways
 )
 
 var (
 	directionNames = [directions]string{"request", "response"}
-	wayNames       = [ways]string{"direct", "buffered"}
+	wayNames       = [ways]string{"splice", "direct", "buffered"}
 )
 
 // phase is one of the durations of a transaction.

@@ -66,7 +66,7 @@ func (l *loop) newServerConn(p *loopPool, shard *pool.Shard[*serverConn]) *serve
 
 // begin makes the connection ready for an attempt of c.tx.
 func (c *serverConn) begin() {
-	c.begun, c.inBody, c.finished, c.closes = false, false, false, false
+	c.begun, c.inBody, c.finished, c.closes, c.splicing = false, false, false, false, false
 	c.starved, c.end = false, 0
 	c.head.Reset()
 	c.pool = c.tx.pool
@@ -165,12 +165,32 @@ func (c *serverConn) run() {
 
 // wantsBytes says whether the client takes more of the answer now. Bytes behind its end are wanted by nobody.
 func (c *serverConn) wantsBytes() bool {
-	return !c.closed && c.tx != nil && c.state == serverBusy && c.tx.s.pending() < highWater
+	if c.closed || c.tx == nil || c.state != serverBusy {
+		return false
+	}
+	if c.splices() {
+		return c.tx.s.pending() == 0
+	}
+	return c.tx.s.pending() < highWater
+}
+
+// splices says whether the next bytes of the answer's body go from socket to socket.
+func (c *serverConn) splices() bool {
+	return c.inBody && !c.finished && !c.tx.dropBody && c.canSplice(&c.tx.s.conn, c.body.Rest())
 }
 
 // take gives the next bytes to consume. ok is false when there are none.
 func (c *serverConn) take() (n int, ok bool) {
-	p, err := c.fill()
+	if c.splices() {
+		if n, ok = c.splice(); n > 0 || !ok {
+			return n, ok
+		}
+	}
+	most := scratchSize
+	if c.splicing && c.body.Rest() == 0 {
+		most = sizeLineRead
+	}
+	p, err := c.fill(most)
 	if len(p) == 0 {
 		c.onReadEnd(err)
 		return 0, false
@@ -179,6 +199,21 @@ func (c *serverConn) take() (n int, ok bool) {
 	k := c.consume(p)
 	c.keep(p, k)
 	return max(k, 1), true
+}
+
+// splice moves bytes of the answer's body to the client without a look at them; n is 0 and ok true if that is not possible.
+func (c *serverConn) splice() (n int, ok bool) {
+	t := c.tx
+	n, err := c.conn.splice(&t.s.conn, int(min(c.body.Rest(), roundBytes)))
+	if err != nil {
+		c.onReadEnd(err)
+		return 0, false
+	}
+	c.splicing = n > 0
+	c.loop.stats.body[towardsClient][viaSplice].Add(uint64(n))
+	c.body.Skip(uint64(n))
+	t.payloadOut = c.body.Payload()
+	return n, true
 }
 
 // onReadEnd handles a read that brought nothing.
@@ -543,7 +578,7 @@ func (c *serverConn) setTimer() {
 		c.wait(waitUse, cfg.Idle.Timeout)
 	case c.pending() > 0:
 		c.wait(waitTaken, cfg.Timeouts.Send)
-	case !c.finished && (c.tx.requestDone || c.tx.previewOnly()) && c.tx.s.pending() < highWater:
+	case !c.finished && (c.tx.requestDone || c.tx.previewOnly()) && c.wantsBytes():
 		c.wait(waitAnswer, cfg.Timeouts.Response)
 	default:
 		c.wait(waitNone, 0)

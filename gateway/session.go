@@ -123,7 +123,16 @@ func (s *session) wantsBytes() bool {
 
 // take gives the next bytes to consume. ok is false when there are none.
 func (s *session) take() (n int, ok bool) {
-	p, err := s.fill()
+	if s.tx.splices() {
+		if n, ok = s.splice(); n > 0 || !ok {
+			return n, ok
+		}
+	}
+	most := scratchSize
+	if s.splicing && s.request == requestBody && s.body.Rest() == 0 {
+		most = sizeLineRead
+	}
+	p, err := s.fill(most)
 	if len(p) == 0 {
 		s.onReadEnd(err)
 		return 0, false
@@ -136,6 +145,25 @@ func (s *session) take() (n int, ok bool) {
 	}
 	s.keep(p, k)
 	return max(k, 1), true
+}
+
+// splice moves bytes of the body to the server without a look at them; n is 0 and ok true if that is not possible.
+func (s *session) splice() (n int, ok bool) {
+	t := &s.tx
+	n, err := s.conn.splice(&t.srv.conn, int(min(s.body.Rest(), roundBytes)))
+	if err != nil {
+		s.onReadEnd(err)
+		return 0, false
+	}
+	s.splicing = n > 0
+	s.loop.stats.body[towardsServer][viaSplice].Add(uint64(n))
+	s.body.Skip(uint64(n))
+	if s.body.Rest() == 0 { // the size line of the next piece, if the chunk is larger than the server is to get
+		out, _, _ := s.body.Next(nil)
+		t.forward(out)
+	}
+	t.srv.endRound()
+	return n, true
 }
 
 // onReadEnd handles a read that brought nothing.

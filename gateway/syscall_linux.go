@@ -28,6 +28,17 @@ func peekNow(fd int, p []byte) (int, error) {
 	return result(n, errno)
 }
 
+// spliceNow is splice(2) of up to most bytes between a pipe and a socket, both of them non-blocking.
+func spliceNow(from, to, most int) (int, error) {
+	const flags = unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(most), flags)
+		if errno != unix.EINTR {
+			return result(n, errno)
+		}
+	}
+}
+
 func result(n uintptr, errno unix.Errno) (int, error) {
 	if errno != 0 {
 		return -1, errno

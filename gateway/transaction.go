@@ -72,7 +72,7 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 	l.transactions++
 	t.active, t.began, t.number = true, l.now, l.transactions
 	t.method, t.allow, t.preview, t.close = req.Method, req.Allow, req.Preview, req.Close
-	t.requestDone, t.continued, t.discard, t.asked = false, false, false, false
+	t.requestDone, t.continued, t.discard, t.asked, s.splicing = false, false, false, false, false
 	t.answered, t.responseDone, t.dropBody, t.status, t.server = false, false, false, 0, nil
 	t.payloadIn, t.payloadOut, t.dropped, t.previewEnd = 0, 0, 0, 0
 	t.end = endDone
@@ -193,11 +193,18 @@ func (t *transaction) dropHeld() {
 	t.held = nil
 }
 
+// splices says whether the next bytes of the body go from socket to socket.
+func (t *transaction) splices() bool {
+	return t.held == nil && !t.discard && t.streaming() && t.s.request == requestBody && t.s.canSplice(&t.srv.conn, t.s.body.Rest())
+}
+
 // takesBody says whether further bytes of the body have somewhere to go.
 func (t *transaction) takesBody() bool {
 	switch {
 	case t.discard:
 		return true
+	case t.splices():
+		return t.srv.pending() == 0
 	case t.streaming():
 		return t.srv.pending() < highWater
 	case t.held == nil:
