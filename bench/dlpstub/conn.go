@@ -26,6 +26,9 @@ const (
 // errIdle says that a connection ended between two requests.
 var errIdle = errors.New("dlpstub: idle connection ended")
 
+// errCut says that the answer was cut on purpose.
+var errCut = errors.New("dlpstub: answer cut")
+
 // conn is one connection of a client. All of it belongs to the goroutine that runs serve, except that others may
 // close raw.
 type conn struct {
@@ -43,14 +46,16 @@ type conn struct {
 	sections icap.BlockScanner
 	body     icap.BodyReader
 	preview  []byte // body bytes of a preview that may have to be echoed
+	head     []byte // answer that is not one of srv.answers
 	timer    *time.Timer
 
 	// Of the request that is being served.
 	req       icap.Request // slices in it are stale once more bytes have been read: use the values only
 	blocks    []byte       // copy of the encapsulated heads
 	previewed uint64       // body bytes before the 100 Continue
-	closing   int          // 1: the answer says "Connection: close"
-	answered  bool         // the final answer has begun
+	how       Treatment
+	closing   int  // 1: the answer says "Connection: close"
+	answered  bool // the final answer has begun
 	finished  bool
 
 	// Used with a Hook only.
@@ -84,7 +89,7 @@ func (c *conn) serve() {
 		last := n == c.srv.cfg.CloseAfter
 		if err == nil {
 			c.closing = 0
-			if c.req.Close || last && !c.srv.cfg.SilentClose {
+			if c.req.Close || c.how.Close || last && !c.srv.cfg.SilentClose {
 				c.closing = 1
 			}
 			err = c.answer()
@@ -137,7 +142,7 @@ func (c *conn) readHeads(n int) error {
 		c.srv.noteError(err)
 		return err
 	}
-	if c.hash != nil {
+	if c.hash != nil || c.srv.cfg.Treat != nil {
 		c.info.Head = append(c.info.Head[:0], head...)
 	}
 	c.r += end
@@ -168,6 +173,8 @@ func (c *conn) begin(n int) {
 	c.startBody(c.req.Preview)
 	if c.hash != nil {
 		c.hash.Reset()
+	}
+	if c.hash != nil || c.srv.cfg.Treat != nil {
 		c.info = Request{
 			Connection: c.number,
 			Number:     n,
@@ -176,6 +183,13 @@ func (c *conn) begin(n int) {
 			Blocks:     c.blocks,
 			Preview:    c.req.Preview,
 		}
+	}
+	cfg := &c.srv.cfg
+	c.how = Treatment{
+		Mode: cfg.Mode, Status: cfg.Status, Latency: cfg.Latency, Continue: cfg.Continue, EarlyAnswer: cfg.EarlyAnswer, ReadRate: cfg.ReadRate,
+	}
+	if cfg.Treat != nil && c.req.Method != icap.MethodOptions {
+		cfg.Treat(&c.info, &c.how)
 	}
 }
 
@@ -213,17 +227,17 @@ func (c *conn) answer() error {
 }
 
 func (c *conn) answerModify() error {
-	cfg := &c.srv.cfg
+	how := &c.how
 	inPreview := c.req.Preview >= 0
 	brief := c.brief(inPreview)
-	if brief != nil && cfg.EarlyAnswer {
+	if brief != nil && how.EarlyAnswer {
 		return c.answerEarly(brief)
 	}
 	if inPreview {
-		if err := c.drain(brief == nil || cfg.Continue); err != nil {
+		if err := c.drain(brief == nil || how.Continue); err != nil {
 			return err
 		}
-		if c.body.End() == icap.EndPreview && (brief == nil || cfg.Continue) {
+		if c.body.End() == icap.EndPreview && (brief == nil || how.Continue) {
 			if err := c.askForRest(); err != nil {
 				return err
 			}
@@ -239,14 +253,21 @@ func (c *conn) answerModify() error {
 // brief returns the answer without a body that the configuration and the client allow; nil: the message has to be
 // echoed.
 func (c *conn) brief(inPreview bool) []byte {
-	cfg, a := &c.srv.cfg, &c.srv.answers
+	how, a := &c.how, &c.srv.answers
+	status, answer := how.Status, a.status[c.closing]
 	switch {
-	case cfg.Status != 0:
-		return a.status[c.closing]
-	case cfg.Mode == NoContent && (inPreview || c.req.Allow&icap.Allow204 != 0):
-		return a.noContent[c.closing]
+	case how.Status != 0:
+	case how.Mode == NoContent && (inPreview || c.req.Allow&icap.Allow204 != 0):
+		status, answer = 204, a.noContent[c.closing]
+	default:
+		return nil
 	}
-	return nil
+	if how.Fields == "" && (status == 204 || status == c.srv.cfg.Status) {
+		return answer
+	}
+	c.head = appendHead(c.head[:0], &c.srv.cfg, status, c.closing == 1)
+	c.head = append(append(c.head, how.Fields...), "\r\n"...)
+	return c.head
 }
 
 // answerBrief answers after the body.
@@ -295,11 +316,12 @@ func (c *conn) echo() error {
 	}
 	c.answered = true
 	c.out = append(c.out, c.srv.answers.ok[c.closing]...)
+	c.out = append(c.out, c.how.Fields...)
 	c.out = appendEcho(c.out, c.req.Method, &c.req.Encapsulated, c.blocks)
 	if !c.req.Encapsulated.HasBody() {
 		return c.end(nil)
 	}
-	if c.srv.cfg.EarlyAnswer {
+	if c.how.EarlyAnswer {
 		if err := c.flush(); err != nil {
 			return err
 		}
@@ -423,9 +445,11 @@ func (c *conn) refuse(err error) {
 	io.CopyN(io.Discard, c.net, lingerBytes)
 }
 
-// wait lets the configured latency pass.
-func (c *conn) wait() error {
-	d := c.srv.cfg.Latency
+// wait lets the latency pass.
+func (c *conn) wait() error { return c.pause(c.how.Latency) }
+
+// pause waits for d, or until the server is closed, which is an error.
+func (c *conn) pause(d time.Duration) error {
 	if d <= 0 {
 		return nil
 	}
@@ -468,7 +492,7 @@ func (c *conn) fill() error {
 	case c.w == len(c.in):
 		c.in = append(c.in, make([]byte, len(c.in))...)
 	}
-	n, err := c.net.Read(c.in[c.w:])
+	n, err := c.read(c.in[c.w:])
 	c.w += n
 	c.full = c.w == len(c.in)
 	if n > 0 {
@@ -480,6 +504,20 @@ func (c *conn) fill() error {
 	return err
 }
 
+// read reads what has come, at the rate of the request that is being read.
+func (c *conn) read(p []byte) (int, error) {
+	const perSecond = 50 // reads, when there is a rate
+	rate := c.how.ReadRate
+	if rate <= 0 {
+		return c.net.Read(p)
+	}
+	n, err := c.net.Read(p[:min(int64(len(p)), max(1, rate/perSecond))])
+	if err == nil {
+		err = c.pause(time.Duration(n) * time.Second / time.Duration(rate))
+	}
+	return n, err
+}
+
 // write adds p to the answer. Runs that don't fit the write buffer are written from where they are.
 func (c *conn) write(p []byte) error {
 	if len(c.out)+len(p) <= writeBuffer {
@@ -489,15 +527,32 @@ func (c *conn) write(p []byte) error {
 	if err := c.flush(); err != nil {
 		return err
 	}
-	_, err := c.net.Write(p)
-	return err
+	return c.send(p)
 }
 
 func (c *conn) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	_, err := c.net.Write(c.out)
+	err := c.send(c.out)
 	c.out = c.out[:0]
 	return err
+}
+
+// send writes p. It ends the connection where the final answer is to be cut.
+func (c *conn) send(p []byte) error {
+	if c.how.Cut == 0 || !c.answered {
+		_, err := c.net.Write(p)
+		return err
+	}
+	left := max(0, c.how.Cut)
+	n, err := c.net.Write(p[:min(len(p), left)])
+	if c.how.Cut = left - n; err != nil || c.how.Cut > 0 {
+		return err
+	}
+	if tcp, ok := c.raw.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.raw.Close()
+	return errCut
 }

@@ -55,6 +55,13 @@ type Config struct {
 	// body is read and dropped, or the head of an echo. A preview that is echoed is not answered early.
 	EarlyAnswer bool
 
+	// ReadRate is how many bytes per second are read from a connection; 0: as many as come.
+	ReadRate int64
+
+	// Treat, if set, is asked about each REQMOD and RESPMOD when its heads have been read, and may change how it is treated, which is
+	// as the fields above say. Of the Request it sees what is known by then. It runs on the connection's goroutine.
+	Treat func(*Request, *Treatment)
+
 	// CloseAfter ends a connection after that many requests; 0: never. The last answer says "Connection: close"
 	// unless SilentClose is set.
 	CloseAfter  int
@@ -73,6 +80,23 @@ type Config struct {
 	// It runs on the connection's goroutine, so calls for several connections overlap, and must not call Close.
 	Hook func(*Request)
 }
+
+// Treatment is how one request is treated: see the fields of Config with these names.
+type Treatment struct {
+	Mode        Mode
+	Status      int
+	Latency     time.Duration
+	Continue    bool
+	EarlyAnswer bool
+	ReadRate    int64
+
+	Fields string // lines that are added to the ICAP head of the final answer, each with its CRLF
+	Close  bool   // the answer says "Connection: close"
+	Cut    int    // bytes of the final answer after which the connection ends with RST; 0: it does not, NoAnswer: before the first
+}
+
+// NoAnswer as Treatment.Cut ends the connection when the answer was to begin.
+const NoAnswer = -1
 
 // Request is what a Hook gets to see. Head and Blocks are valid during the call only.
 type Request struct {

@@ -122,6 +122,20 @@ func TestExchange(t *testing.T) {
 		{"close after an early 204", Config{CloseAfter: 1, EarlyAnswer: true},
 			[]string{reqmod + allow + encPost + "\r\n" + post, head(204, connClose), "0\r\n\r\n", ""}, true},
 
+		{"other status", Config{Treat: func(r *Request, t *Treatment) {
+			if bytes.Contains(r.Head, []byte("Allow")) && r.Method == icap.MethodReqmod {
+				t.Status, t.Fields = 503, "Retry-After: 1\r\n"
+			}
+		}}, []string{withBody, echoPost + "5\r\nhello\r\n0\r\n\r\n", bodyless, head(503, "Retry-After: 1\r\n"), withBody, echoPost + "5\r\nhello\r\n0\r\n\r\n"}, false},
+		{"fields of an echo", treat(Treatment{Mode: Echo, Fields: "X-A: b\r\n"}), []string{bodyless, head(200, "X-A: b\r\n"+encGet) + get}, false},
+		{"fields of a 204, then closed", treat(Treatment{Fields: "X-A: b\r\n", Close: true}), []string{bodyless, head(204, connClose+"X-A: b\r\n")}, true},
+		{"early, asked once", treat(Treatment{EarlyAnswer: true}),
+			[]string{reqmod + allow + encPost + "\r\n" + post, head(204, ""), "5\r\nhello\r\n0\r\n\r\n", ""}, false},
+		{"no answer", treat(Treatment{Cut: NoAnswer}), []string{withBodyAllow, ""}, true},
+		{"answer cut in its head", treat(Treatment{Cut: 7}), []string{withBodyAllow, "ICAP/1."}, true},
+		{"echo cut in its body", treat(Treatment{Mode: Echo, Cut: len(echoPost) + 4}), []string{
+			reqmod + encPost + "\r\n" + post + "1\r\nh\r\n", echoPost + "1\r\nh"}, true},
+
 		{"bad head", Config{}, []string{"GET / HTTP/1.1\r\n\r\n", head(400, connClose)}, true},
 		{"bad version", Config{}, []string{"OPTIONS icap://s/ ICAP/2.0\r\n\r\n", head(505, connClose)}, true},
 		{"bad chunk", Config{}, []string{reqmod + allow + encPost + "\r\n" + post + "0x5\r\nhello\r\n0\r\n\r\n", head(400, connClose)}, true},
@@ -149,6 +163,31 @@ func TestExchange(t *testing.T) {
 			mustExpect(t, nc, "ICAP/1.0 200 OK\r\n")
 		})
 	}
+}
+
+// treat treats every request in one way.
+func treat(how Treatment) Config {
+	return Config{Treat: func(_ *Request, t *Treatment) { *t = how }}
+}
+
+// A server reads as slowly as it is told.
+func TestReadRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{ReadRate: 1000})
+		defer s.Close()
+		nc := dialPipe(s)
+		defer nc.Close()
+		start := time.Now()
+		mustWrite(t, nc, reqmod+"Allow: 204\r\nEncapsulated: req-body=0\r\n\r\n") // heads are read at once
+		if d := time.Since(start); d != 0 {
+			t.Errorf("the head took %v", d)
+		}
+		mustWrite(t, nc, "2710\r\n"+strings.Repeat("x", 10_000)+"\r\n0\r\n\r\n")
+		mustExpect(t, nc, head(204, ""))
+		if d := time.Since(start).Round(100 * time.Millisecond); d != 10*time.Second {
+			t.Errorf("10000 bytes took %v, want 10s", d)
+		}
+	})
 }
 
 func TestOptions(t *testing.T) {

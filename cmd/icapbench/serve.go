@@ -25,6 +25,7 @@ type serveCmd struct {
 	Preview        preview       `placeholder:"N|none" default:"none" help:"Preview that OPTIONS asks for."`
 	Continue       bool          `help:"Ask for the rest after a preview even if a 204 would do."`
 	Early          bool          `help:"Answer before the body has been read."`
+	ReadRate       size          `placeholder:"SIZE" help:"Bytes per second that are read from a connection. Default: all that come."`
 	CloseAfter     int           `placeholder:"N" help:"Close a connection after N requests."`
 	SilentClose    bool          `help:"Do so without Connection: close."`
 	IdleTimeout    time.Duration `help:"Close a connection that is idle that long."`
@@ -95,6 +96,7 @@ func (c *serveCmd) config() (dlpstub.Config, error) {
 		Latency:        c.Latency,
 		Continue:       c.Continue,
 		EarlyAnswer:    c.Early,
+		ReadRate:       int64(c.ReadRate),
 		CloseAfter:     c.CloseAfter,
 		SilentClose:    c.SilentClose,
 		IdleTimeout:    c.IdleTimeout,
