@@ -150,6 +150,7 @@ func (g *Gateway) Drain(ctx context.Context) {
 	for _, l := range g.loops {
 		l.post(l.drain)
 	}
+	g.finishHandshakes(ctx)
 	for g.Sessions()+g.inFlight() > 0 {
 		select {
 		case <-ctx.Done():
@@ -160,11 +161,29 @@ func (g *Gateway) Drain(ctx context.Context) {
 	}
 }
 
-// drain ends the sessions that have no request.
+// finishHandshakes waits for the handshakes that run, as long as it would for their requests: a client can send one with the last bytes
+// of its handshake.
+func (g *Gateway) finishHandshakes(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(drainIdle))
+	defer cancel()
+	defer context.AfterFunc(ctx, g.closeHandshakes)()
+	for _, ls := range g.listeners {
+		ls.handshakes.running.Wait()
+	}
+}
+
+func (g *Gateway) closeHandshakes() {
+	for _, ls := range g.listeners {
+		ls.handshakes.closeAll()
+	}
+}
+
+// drain looks at the sessions that have no request: some have sent one that has not been read yet, the others may be idle for
+// drainIdle only.
 func (l *loop) drain() {
 	for s := range l.sessions {
 		if s.request == requestHead && s.headAt == 0 {
-			s.endSession(reasonShutdown)
+			l.guard(&s.conn, s.run)
 		}
 	}
 }
@@ -207,6 +226,7 @@ func (g *Gateway) close() {
 		return
 	}
 	g.stopAccepting()
+	g.closeHandshakes()
 	for _, a := range g.admins {
 		_ = a.Close()
 	}

@@ -242,6 +242,33 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// A request that has come before the drain is answered, also if it has not been read by then.
+func TestDrainReadsFirst(t *testing.T) {
+	withLoops(t, 1)
+	overBoth(t, func(t *testing.T, listener int) {
+		f := startFake(t)
+		g := startGateway(t, []string{f.address}, quiet, "").ready()
+		p := newPlayer(t, g, f, listener)
+		p.play(simple(v04, forwarded(v04))...)
+		l := g.loops[0]
+		busy, sent := make(chan struct{}), make(chan struct{})
+		l.post(func() {
+			close(busy)
+			<-sent
+		})
+		<-busy
+		p.c.send(text(v04))
+		g.draining.Store(true)
+		l.post(l.drain)
+		close(sent)
+		s := f.next(t)
+		s.gets(v04)
+		s.send(text(page))
+		p.c.expect(text(strings.Replace(page, "Encapsulated", "Connection: close¶Encapsulated", 1)))
+		p.c.closed()
+	})
+}
+
 // A drain that takes too long ends all the same.
 func TestDrainTimeout(t *testing.T) {
 	f := startFake(t)

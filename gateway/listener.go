@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,7 +90,7 @@ func (ls *listener) serve() {
 	defer ls.accepting.Done()
 	for {
 		nc, err := ls.ln.Accept()
-		if errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
 		if err != nil { // no descriptor free, most likely: the backlog waits for us
@@ -157,11 +158,38 @@ func dupFD(nc net.Conn) (fd int, err error) {
 	return fd, err
 }
 
-// close stops accepting; sessions go on. Handshakes that have not come to their end are closed.
+// close stops accepting; sessions and handshakes go on. Clients whose connect the kernel has answered may have sent a request already:
+// they are accepted before the socket goes, which would reset them.
 func (ls *listener) close() {
-	ls.ln.Close()
+	tcp := ls.ln.(*net.TCPListener)
+	_ = tcp.SetDeadline(time.Unix(1, 0)) // ends serve
 	ls.accepting.Wait()
-	ls.handshakes.closeAll()
+	var waiting []net.Conn
+	if rc, err := tcp.SyscallConn(); err == nil {
+		_ = rc.Control(func(fd uintptr) { waiting = acceptAll(int(fd)) })
+	}
+	tcp.Close()
+	for _, nc := range waiting {
+		ls.accept(nc)
+	}
+}
+
+// acceptAll accepts what waits in the backlog.
+func acceptAll(listening int) (conns []net.Conn) {
+	for {
+		fd, _, err := unix.Accept4(listening, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if err == unix.EINTR || err == unix.ECONNABORTED {
+			continue
+		}
+		if err != nil {
+			return conns
+		}
+		f := os.NewFile(uintptr(fd), "")
+		if nc, err := net.FileConn(f); err == nil {
+			conns = append(conns, nc)
+		}
+		f.Close()
+	}
 }
 
 // rateLimit lets one log line a second through and counts the others.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"icapgate/configs"
 	"icapgate/icap"
 )
 
@@ -27,6 +28,10 @@ const (
 	lingerTime  = 2 * time.Second
 	lingerBytes = 1 << 20
 )
+
+// drainIdle is how long a client may be without a request while the gateway drains. It gets a moment after its last answer, because a
+// client that is busy would have its next request on the way when our FIN comes, and lose it.
+const drainIdle = configs.Duration(time.Second)
 
 // session is the life of one client connection: one transaction after another. Owned by its loop.
 type session struct {
@@ -381,6 +386,8 @@ func (s *session) setTimer() {
 		s.wait(waitNone, 0)
 	case s.request == requestHead && s.headAt > 0:
 		s.waitUntil(waitHead, s.headAt+int64(t.Head))
+	case s.request == requestHead && s.loop.gw.draining.Load():
+		s.wait(waitRequest, drainIdle)
 	case s.request == requestHead:
 		s.wait(waitRequest, t.Idle)
 	case s.request == requestBody && s.tx.takesBody():
@@ -402,6 +409,10 @@ func (s *session) onTimer() {
 	case waitBody:
 		s.fail(408, rejectTimeout, reasonBodyTimeout)
 	case waitRequest:
+		if s.loop.gw.draining.Load() {
+			s.endSession(reasonShutdown)
+			return
+		}
 		s.endSession(reasonIdle) // a plain FIN: a 408 on an idle connection could be taken for the answer to the next request
 	}
 }
@@ -411,7 +422,7 @@ func (s *session) next(close bool) {
 	if s.closed {
 		return
 	}
-	if close || s.loop.gw.draining.Load() {
+	if close {
 		s.endSession(reasonDone)
 		return
 	}
