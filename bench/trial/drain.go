@@ -137,8 +137,9 @@ func (d *drainOutcome) client(ctx context.Context, r *rig, number int) {
 		if c.connect(ctx) != nil {
 			return // it has stopped accepting, or before that the connect was in its backlog
 		}
+		first := !c.used
 		err := c.do(q)
-		d.note(q, err, c.conn == nil)
+		d.note(q, err, first, c.conn == nil)
 		if ctx.Err() != nil || pause(ctx, think) != nil {
 			return
 		}
@@ -146,7 +147,7 @@ func (d *drainOutcome) client(ctx context.Context, r *rig, number int) {
 }
 
 // note counts what came of a request.
-func (d *drainOutcome) note(q *call, err error, ended bool) {
+func (d *drainOutcome) note(q *call, err error, first, ended bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -170,6 +171,9 @@ func (d *drainOutcome) note(q *call, err error, ended bool) {
 	when := "before the signal: "
 	if !d.signal.IsZero() {
 		when = "after the signal: "
+	}
+	if first {
+		when += "first request of a connection: "
 	}
 	d.lost[when+err.Error()]++
 }

@@ -26,6 +26,7 @@ type trial struct {
 
 var trials = []*trial{
 	drain,
+	slow,
 }
 
 // Exit codes.

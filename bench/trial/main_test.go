@@ -176,6 +176,22 @@ func TestEndedEarly(t *testing.T) {
 	}
 }
 
+// Short runs of the trials, so that they can't rot.
+func TestTrials(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes some seconds")
+	}
+	for _, args := range []string{
+		"drain --rounds 1 --clients 8 --load 200ms",
+		"slow --duration 500ms --size 3000000 --fair 0",
+	} {
+		var out bytes.Buffer
+		if code := run(strings.Fields(args), &out, io.Discard); code != exitOK {
+			t.Errorf("%s: exit code %d\n%s", args, code, &out)
+		}
+	}
+}
+
 func TestParseFlags(t *testing.T) {
 	o, err := parseFlags(&trial{name: "some", limit: time.Minute, flags: func(f *flag.FlagSet) func(context.Context, *rig) error {
 		f.Int("number", 1, "")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/signal"
 	"syscall"
 	"time"
@@ -29,6 +30,8 @@ type serverConfig struct {
 	SilentClose    bool
 	IdleTimeout    time.Duration
 	MaxConnections int
+	ReadRate       int64
+	Record         bool // its requests, for records
 
 	Within []string `json:"-"` // words before its command line: "ip", "netns", "exec", NAME
 }
@@ -36,7 +39,7 @@ type serverConfig struct {
 func (c *serverConfig) stub(name string) dlpstub.Config {
 	cfg := dlpstub.Config{
 		Name: name, Status: c.Status, Latency: c.Latency, Continue: c.Continue, EarlyAnswer: c.EarlyAnswer, CloseAfter: c.CloseAfter,
-		SilentClose: c.SilentClose, IdleTimeout: c.IdleTimeout, MaxConnections: c.MaxConnections,
+		SilentClose: c.SilentClose, IdleTimeout: c.IdleTimeout, MaxConnections: c.MaxConnections, ReadRate: c.ReadRate,
 	}
 	if c.Echo {
 		cfg.Mode = dlpstub.Echo
@@ -130,7 +133,17 @@ func serve(args []string, out, complaints io.Writer) int {
 		fmt.Fprintf(complaints, "trial: serve: %v\n", err)
 		return exitFailure
 	}
-	s := dlpstub.New(c.stub(args[0]))
+	stub := c.stub(args[0])
+	if c.Record {
+		file, err := os.OpenFile(recordFile(args[0]), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			fmt.Fprintf(complaints, "trial: serve: %v\n", err)
+			return exitFailure
+		}
+		defer file.Close()
+		stub.Hook = recorder(file)
+	}
+	s := dlpstub.New(stub)
 	go s.Serve(ln)
 	fmt.Fprintf(out, "%d ready %s\n", syscall.Getpid(), ln.Addr())
 	<-ctx.Done()
