@@ -12,6 +12,7 @@ type Config struct {
 	Listeners    []Listener `yaml:"listeners"`
 	Services     []Service  `yaml:"services"`
 	Pools        []Pool     `yaml:"pools"`
+	Limits       Limits     `yaml:"limits"`
 	DrainTimeout Duration   `yaml:"drain_timeout"`
 	StateDir     string     `yaml:"state_dir"`
 	Log          Log        `yaml:"log"`
@@ -24,12 +25,13 @@ type Config struct {
 
 // Listener is an address that clients connect to.
 type Listener struct {
-	Name      string           `yaml:"name"`
-	Address   string           `yaml:"address"`
-	TLS       *ListenerTLS     `yaml:"tls"` // nil: plain icap://
-	Allow     []Prefix         `yaml:"allow"`
-	Timeouts  ListenerTimeouts `yaml:"timeouts"`
-	LenientLF bool             `yaml:"lenient_lf"` // a bare LF ends a head line too
+	Name           string           `yaml:"name"`
+	Address        string           `yaml:"address"`
+	TLS            *ListenerTLS     `yaml:"tls"` // nil: plain icap://
+	Allow          []Prefix         `yaml:"allow"`
+	MaxConnections int              `yaml:"max_connections"` // of clients; 0: no limit but that of Limits
+	Timeouts       ListenerTimeouts `yaml:"timeouts"`
+	LenientLF      bool             `yaml:"lenient_lf"` // a bare LF ends a head line too
 }
 
 // ListenerTLS is the server side of TLS.
@@ -126,6 +128,12 @@ type Health struct {
 	Rise     int      `yaml:"rise"` // good checks in a row until a server is up
 	Fall     int      `yaml:"fall"` // bad checks in a row until it is down
 	Path     string   `yaml:"path"` // "": the exact paths routed to the pool
+}
+
+// Limits bound what the whole gateway takes. Beyond them new clients are refused; those that are connected go on.
+type Limits struct {
+	MaxConnections int  `yaml:"max_connections"` // of clients, on all listeners; 0: what the limit of open files allows
+	MaxMemory      Size `yaml:"max_memory"`      // resident memory; 0: what the cgroup, RLIMIT_AS or GOMEMLIMIT allow
 }
 
 // Log is the program's own log, on stderr.

@@ -32,6 +32,9 @@ type linter struct {
 }
 
 func (l *linter) listener(key string, in *Listener) {
+	if all := l.c.Limits.MaxConnections; all > 0 && in.MaxConnections > all {
+		l.add(key+".max_connections", "%d is never reached: limits.max_connections is %d", in.MaxConnections, all)
+	}
 	if a, err := parseAddress(in.Address, 0); err == nil && in.TLS == nil && !a.loopback() {
 		l.add(key+".address", "plain ICAP on %s: what clients send crosses the network in clear; better with tls, or on 127.0.0.1", in.Address)
 	}

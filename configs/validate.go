@@ -29,12 +29,14 @@ const (
 	maxServices    = 4096
 	maxServers     = 1024 // of a pool
 	maxWeight      = 256
-	maxConnections = 1 << 20 // of a server, waiters and requests alike
+	maxConnections = 1 << 20 // of a server or of clients, waiters and requests alike
 	maxShare       = 1000
 	maxAttempts    = 10
 	maxBudget      = 10
 	maxRiseFall    = 100
 	maxReplay      = Size(64 << 20)
+	minMemory      = Size(64 << 20)
+	maxMemory      = Size(1 << 50)
 	minChunk       = Size(1 << 10)
 	maxChunk       = Size(1 << 30)
 	maxPath        = 8 << 10 // of an ICAP URI
@@ -100,6 +102,7 @@ func (v *validator) listener(key string, l *Listener, before []Listener) {
 		}
 	}
 
+	v.number(key+".max_connections", l.MaxConnections, 0, maxConnections)
 	v.duration(key+".timeouts.handshake", l.Timeouts.Handshake, minTimeout, maxTimeout)
 	v.duration(key+".timeouts.head", l.Timeouts.Head, minTimeout, maxTimeout)
 	v.duration(key+".timeouts.idle", l.Timeouts.Idle, minTimeout, maxTimeout)
@@ -204,6 +207,10 @@ var idHeader = regexp.MustCompile(`^[Xx]-[A-Za-z0-9-]{1,64}$`)
 // rest is what stands at the top level.
 func (v *validator) rest() {
 	c := v.c
+	v.number("limits.max_connections", c.Limits.MaxConnections, 0, maxConnections)
+	if c.Limits.MaxMemory != 0 {
+		v.size("limits.max_memory", c.Limits.MaxMemory, minMemory, maxMemory)
+	}
 	v.duration("drain_timeout", c.DrainTimeout, 0, maxTimeout)
 	v.oneOf("log.level", "level", c.Log.Level, logLevels)
 	v.oneOf("log.format", "format", c.Log.Format, logFormats)
