@@ -375,4 +375,5 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 	w.family("checks_total", "counter")
 	w.series("checks_total", float64(g.metrics.checks.OK.Load()), "result", "ok")
 	w.series("checks_total", float64(g.metrics.checks.Failed.Load()), "result", "failed")
+	w.series("checks_total", float64(g.metrics.checks.Skipped.Load()), "result", "skipped")
 }

@@ -50,8 +50,9 @@ type CheckConfig struct {
 
 // Stats counts checks by result.
 type Stats struct {
-	OK     atomic.Uint64 // the server answered and was good, or full
-	Failed atomic.Uint64
+	OK      atomic.Uint64 // the server answered and was good, or full
+	Failed  atomic.Uint64
+	Skipped atomic.Uint64 // not asked: this machine lacked a descriptor or memory
 }
 
 // Checker checks one server.
@@ -170,9 +171,12 @@ func (c *Checker) check(ctx context.Context) {
 	if ctx.Err() != nil {
 		return // the end of the Checker, not a fault of the server
 	}
-	if rep.outcome == bad {
+	switch rep.outcome {
+	case bad:
 		c.cfg.Stats.Failed.Add(1)
-	} else {
+	case none:
+		c.cfg.Stats.Skipped.Add(1)
+	default:
 		c.cfg.Stats.OK.Add(1)
 	}
 	c.status.latest.Store(&verdict{fault: rep.fault, took: time.Since(began)})

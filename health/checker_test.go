@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net"
+	"os"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,6 +90,33 @@ func TestCheckerTimes(t *testing.T) {
 					t.Errorf("state %v, want %v", got, tt.state)
 				}
 			})
+		})
+	}
+}
+
+// What this machine lacks for a check is counted apart and says nothing about the server, however long it lasts.
+func TestCheckerOwnFault(t *testing.T) {
+	for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fakeServer{answer: always(ok200)}
+			cfg := f.config("/a")
+			cfg.Stats = new(Stats)
+			cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if len(f.since(time.Now())) > 0 {
+					return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("socket", lack)}
+				}
+				return f.dial(ctx, network, address)
+			}
+			begin := time.Now()
+			c, _ := start(t, cfg)
+			at(begin, time.Minute)
+			s := c.Status()
+			if s.State() != Up || !s.Usable(0) || !strings.Contains(s.LastError(), "cannot check: dial tcp: socket: ") {
+				t.Errorf("%v: state %v, last error %q", lack, s.State(), s.LastError())
+			}
+			if ok, failed, skipped := cfg.Stats.OK.Load(), cfg.Stats.Failed.Load(), cfg.Stats.Skipped.Load(); ok != 1 || failed != 0 || skipped != 12 {
+				t.Errorf("%v: %d good, %d failed, %d skipped, want 1, 0, 12", lack, ok, failed, skipped)
+			}
 		})
 	}
 }

@@ -7,6 +7,7 @@ const (
 	good outcome = iota
 	bad
 	full // 503: alive and at its limit, so no reason to take it down, and none to bring it up
+	none // no verdict: the question was never asked, for want of a descriptor or memory on this side
 )
 
 // machine counts outcomes in a row. It is plain memory: no clock, no goroutine.
@@ -19,6 +20,7 @@ type machine struct {
 // step takes the outcome of a check and returns the state after it.
 func (m *machine) step(o outcome) State {
 	switch {
+	case o == none:
 	case m.state != Down && o == bad:
 		m.count(m.fall, Down)
 	case m.state == Checking && o == good:

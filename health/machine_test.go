@@ -2,7 +2,7 @@ package health
 
 import "testing"
 
-// Each letter of outcomes is a check: g good, b bad, f full. Each letter of want is the state after it: c checking, u up, d down;
+// Each letter of outcomes is a check: g good, b bad, f full, n none. Each letter of want is the state after it: c checking, u up, d down;
 // a capital letter says that the state is about to change.
 func TestMachine(t *testing.T) {
 	f := func(rise, fall int, outcomes, want string) {
@@ -10,7 +10,7 @@ func TestMachine(t *testing.T) {
 		m := machine{rise: rise, fall: fall}
 		got := make([]byte, len(outcomes))
 		for i, letter := range outcomes {
-			got[i] = "cud"[m.step(map[rune]outcome{'g': good, 'b': bad, 'f': full}[letter])]
+			got[i] = "cud"[m.step(map[rune]outcome{'g': good, 'b': bad, 'f': full, 'n': none}[letter])]
 			if m.changing() {
 				got[i] ^= 'a' ^ 'A'
 			}
@@ -36,6 +36,10 @@ func TestMachine(t *testing.T) {
 	f(2, 3, "fff", "CCC")
 	f(2, 3, "bbbfff", "CCdddd")
 	f(2, 3, "bbbgfgg", "CCdDdDu")
+	// What was not asked changes nothing.
+	f(2, 3, "nnnng", "CCCCu")
+	f(2, 3, "gnnbnbnb", "uuuUUUUd")
+	f(2, 3, "bbbngng", "CCddDDu")
 }
 
 func TestMachineReset(t *testing.T) {

@@ -45,7 +45,7 @@ func (r *round) run(ctx context.Context) report {
 		status, err := r.ask(ctx, path, i == len(r.cfg.Paths)-1)
 		switch {
 		case err != nil:
-			return report{outcome: bad, fault: err.Error()}
+			return failed(err)
 		case status == 200:
 			rep.outcome = good
 			r.learn()
@@ -76,12 +76,30 @@ func (r *round) run(ctx context.Context) report {
 func (r *round) runAny(ctx context.Context) report {
 	status, err := r.ask(ctx, anyPath, true)
 	if err != nil {
-		return report{outcome: bad, fault: err.Error()}
+		return failed(err)
 	}
 	if status == 200 {
 		r.learn()
 	}
 	return report{outcome: good}
+}
+
+// failed judges a question that got no answer.
+func failed(err error) report {
+	if OwnFault(err) {
+		return report{outcome: none, fault: "cannot check: " + err.Error()}
+	}
+	return report{outcome: bad, fault: err.Error()}
+}
+
+// OwnFault says whether a connection failed because this machine lacks a descriptor or memory, which says nothing about the server.
+func OwnFault(err error) bool {
+	for _, lack := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, lack) {
+			return true
+		}
+	}
+	return false
 }
 
 func describe(path string, status int) string {
