@@ -215,17 +215,20 @@ func (t *transaction) sendLine(c *serverConn, end int) {
 type failure uint8
 
 const (
-	failConnect  failure = iota // no connection came about: nothing was sent
-	failNoAnswer                // the connection ended before the first byte of an answer
-	failFull                    // ICAP 503: the server is full, not dead
-	failAnswer                  // a broken or illegal answer, or one that ended in its head
-	failTimeout                 // a timeout while sending or waiting: the server may be at work on it
+	failConnect    failure = iota // no connection came about: nothing was sent
+	failNoAnswer                  // the connection ended before the first byte of an answer
+	failFull                      // ICAP 503: the server is full, not dead
+	failAnswer                    // a broken or illegal answer, or one that ended in its head
+	failTimeout                   // a timeout while sending or waiting: the server may be at work on it
+	failOverloaded                // this side had no descriptor to connect with: no fault of any server
 )
 
 // onFailure decides what becomes of the request after a failed attempt. Its connection is already gone; reused and begun say
 // whether that had served before and whether bytes of an answer came.
 func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bool) {
-	server.Expedite()
+	if f != failOverloaded {
+		server.Expedite()
+	}
 	switch {
 	case t.responseDone: // only the rest of the request has nowhere to go
 		t.discard = true
@@ -237,6 +240,8 @@ func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bo
 		t.s.gone(reasonTruncated)
 	case t.retryable(f, reused, begun):
 		t.retry(f, server)
+	case f == failOverloaded:
+		t.reply(503, rejectOverloaded, 1)
 	case f == failConnect:
 		t.reply(503, rejectNoServer, 1)
 	default:

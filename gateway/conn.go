@@ -28,15 +28,16 @@ type owner interface {
 type waitKind uint8
 
 const (
-	waitNone    waitKind = iota
-	waitRequest          // client: between requests
-	waitHead             // client: within a head
-	waitBody             // client: within a body that has somewhere to go
-	waitTaken            // either: the peer does not take what is waiting for it
-	waitLinger           // client: its FIN, after our last answer
-	waitConnect          // server: the connect, with the TLS handshake
-	waitAnswer           // server: the answer to a request that it has whole
-	waitUse              // server: idle in the pool
+	waitNone       waitKind = iota
+	waitRequest             // client: between requests
+	waitHead                // client: within a head
+	waitBody                // client: within a body that has somewhere to go
+	waitTaken               // either: the peer does not take what is waiting for it
+	waitLinger              // client: its FIN, after our last answer
+	waitConnect             // server: the connect, with the TLS handshake
+	waitDescriptor          // server: a descriptor to connect with
+	waitAnswer              // server: the answer to a request that it has whole
+	waitUse                 // server: idle in the pool
 )
 
 // stream is a connection's view of TLS; a connection without one is plain.

@@ -37,9 +37,20 @@ func (g *Gateway) openAdmin() error {
 // Status is everything known of the running gateway.
 func (g *Gateway) Status() admin.Status {
 	st := admin.Status{Version: g.version, UptimeSeconds: time.Since(g.started).Seconds(), Draining: g.draining.Load()}
+	m := &g.limits
+	st.Limits = admin.LimitsStatus{
+		Connections: int(m.clients.Load()), MaxConnections: int(m.maxClients.Load()), Memory: m.memory.Load(), MaxMemory: m.maxMemory.Load(),
+	}
+	connections, memory := m.overloaded()
+	if connections {
+		st.Limits.Overloaded = append(st.Limits.Overloaded, refusedConnections.String())
+	}
+	if memory {
+		st.Limits.Overloaded = append(st.Limits.Overloaded, refusedMemory.String())
+	}
 	for i, ls := range g.listeners {
 		st.Listeners = append(st.Listeners, admin.ListenerStatus{
-			Name: ls.name, Address: g.Addresses()[i], Sessions: int(ls.sessions.Load()),
+			Name: ls.name, Address: g.Addresses()[i], Sessions: int(ls.sessions.Load()), Connections: int(ls.clients.Load()),
 		})
 	}
 	for _, p := range g.table.Load().pools {
@@ -68,6 +79,9 @@ func serverStatus(p *poolTable, s *pool.Server) admin.ServerStatus {
 
 // Ready says why the gateway does not take requests, nil if it does: it accepts, it is not draining, and every server has been checked
 // once. With a pool name, that pool has to have a usable server, too.
+//
+// One that is overloaded is ready, as Envoy and HAProxy have it: it serves the clients that it has. To take it out would send what it
+// refuses, and in Kubernetes all that is new, to the others, which are as full most often, until none is left.
 func (g *Gateway) Ready(name string) error {
 	if g.draining.Load() {
 		return errors.New("draining")

@@ -226,8 +226,8 @@ func TestStatus(t *testing.T) {
 		t.Fatalf("%+v", st)
 	}
 	for i, want := range []admin.ListenerStatus{
-		{Name: "icaps", Address: "icaps://" + g.address(0), Sessions: 1},
-		{Name: "icap", Address: "icap://" + g.address(1), Sessions: 1},
+		{Name: "icaps", Address: "icaps://" + g.address(0), Sessions: 1, Connections: 1},
+		{Name: "icap", Address: "icap://" + g.address(1), Sessions: 1, Connections: 1},
 	} {
 		if st.Listeners[i] != want {
 			t.Errorf("listener %+v, want %+v", st.Listeners[i], want)

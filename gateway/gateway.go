@@ -53,6 +53,7 @@ type Gateway struct {
 	access *accesslog.Log // nil: off
 	id     uint64         // of this process, in the ids of transactions
 
+	limits  limits
 	metrics gatewayMetrics
 	servers servers         // control plane of the pools
 	admins  []*admin.Server // the admin and the metrics address
@@ -112,6 +113,9 @@ func (g *Gateway) Start() error {
 		go l.run()
 	}
 	if err := g.openAdmin(); err != nil {
+		return err
+	}
+	if err := g.limits.start(g); err != nil {
 		return err
 	}
 	g.servers.start(g.table.Load())
@@ -174,7 +178,7 @@ func (g *Gateway) finishHandshakes(ctx context.Context) {
 
 func (g *Gateway) closeHandshakes() {
 	for _, ls := range g.listeners {
-		ls.handshakes.closeAll()
+		ls.handshakes.closeAll(ls)
 	}
 }
 
@@ -230,6 +234,7 @@ func (g *Gateway) close() {
 	for _, a := range g.admins {
 		_ = a.Close()
 	}
+	g.limits.stop()
 	g.servers.stop()
 	g.stopDialing()
 	g.onLoops((*loop).abortAll) // nothing is dialled after that

@@ -14,19 +14,27 @@ import (
 	"time"
 )
 
-// maxHandshakes bounds a listener's connections between accept and the end of the handshake. When it is reached, the oldest that has
-// not sent a ClientHello is closed, so clients that connect and stay silent can't keep others out.
-const maxHandshakes = 4096
+// maxHandshakes bounds a listener's connections between accept and the end of the handshake. When it is reached, or a limit of
+// connections, the oldest that has not sent a ClientHello is closed, or without such a one the oldest that has not answered
+// ours: clients that connect and stay silent, then or later, can't keep others out.
+//
+// That is only done while such handshakes are at least a share of 1/stalledShare of the limit. Where nearly all are at work (many clients
+// that come at once) or the limit is full of sessions, the newcomers would otherwise close each other, and none would come through.
+const (
+	maxHandshakes = 4096
+	stalledShare  = 8
+)
 
 // handshakes runs the TLS handshakes of one listener, each in a goroutine with a deadline, because crypto/tls can't
 // resume a handshake that would block.
 type handshakes struct {
-	mu      sync.Mutex
-	pending map[net.Conn]*list.Element // guarded by mu; nil element: it has sent its ClientHello
-	silent  list.List                  // of net.Conn, oldest first; guarded by mu
-	closed  bool                       // guarded by mu
-	running sync.WaitGroup
-	results [handshakeResults][tlsVersions]atomic.Uint64
+	mu       sync.Mutex
+	pending  map[net.Conn]*list.Element // guarded by mu; nil element: at work
+	silent   list.List                  // of net.Conn without a ClientHello, oldest first; guarded by mu
+	halfOpen list.List                  // of net.Conn that owe an answer to our side of the handshake, oldest first; guarded by mu
+	closed   bool                       // guarded by mu
+	running  sync.WaitGroup
+	results  [handshakeResults][tlsVersions]atomic.Uint64
 }
 
 // handshakeResult is a label of handshakes_total.
@@ -37,7 +45,7 @@ const (
 	handshakeTimeout
 	handshakeClosed // by the client
 	handshakeFailed
-	handshakeEvicted // silent for the longest when the limit was reached
+	handshakeEvicted // kept us waiting for the longest when a limit was reached
 	handshakeResults = iota
 )
 
@@ -60,12 +68,14 @@ func tlsVersionIndex(v uint16) int {
 	return 0
 }
 
-// start takes over nc.
+// start takes over nc, whose place among the clients goes with it: whoever takes it out of the books closes it and gives the place back,
+// but for a handshake that succeeds.
 func (h *handshakes) start(ls *listener, nc net.Conn, client netip.AddrPort) {
 	h.mu.Lock()
 	if h.closed {
 		h.mu.Unlock()
 		nc.Close()
+		ls.leave()
 		return
 	}
 	if h.pending == nil {
@@ -73,24 +83,53 @@ func (h *handshakes) start(ls *listener, nc net.Conn, client netip.AddrPort) {
 	}
 	var evicted net.Conn
 	if len(h.pending) >= maxHandshakes {
-		oldest := h.silent.Front()
-		if oldest == nil { // all of them are at work: this one has to come again
+		if evicted = h.removeStalled(maxHandshakes); evicted == nil { // they are at work: this one has to come again
 			h.mu.Unlock()
-			h.results[handshakeEvicted][0].Add(1)
-			nc.Close()
+			ls.drop(nc)
 			return
 		}
-		evicted = oldest.Value.(net.Conn)
-		h.remove(evicted)
 	}
 	h.pending[nc] = h.silent.PushBack(nc)
 	h.running.Add(1)
 	h.mu.Unlock()
 	if evicted != nil {
-		evicted.Close()
-		h.results[handshakeEvicted][0].Add(1)
+		ls.drop(evicted)
 	}
 	go h.run(ls, nc, client)
+}
+
+// evict closes the handshake that has kept us waiting for the longest, where a limit of so many is reached; false: none is to be closed.
+func (ls *listener) evict(most int) bool {
+	h := &ls.handshakes
+	h.mu.Lock()
+	nc := h.removeStalled(most)
+	h.mu.Unlock()
+	if nc == nil {
+		return false
+	}
+	ls.drop(nc)
+	return true
+}
+
+// removeStalled is called with mu held; nil: there is none, or there are too few.
+func (h *handshakes) removeStalled(most int) net.Conn {
+	if h.silent.Len()+h.halfOpen.Len() < max(1, most/stalledShare) {
+		return nil
+	}
+	oldest := h.silent.Front()
+	if oldest == nil {
+		oldest = h.halfOpen.Front()
+	}
+	nc := oldest.Value.(net.Conn)
+	h.remove(nc)
+	return nc
+}
+
+// drop closes a connection that made room. Its descriptor is free on return.
+func (ls *listener) drop(nc net.Conn) {
+	nc.Close()
+	ls.leave()
+	ls.handshakes.results[handshakeEvicted][0].Add(1)
 }
 
 // run does the handshake and hands the connection to a loop.
@@ -100,14 +139,19 @@ func (h *handshakes) run(ls *listener, nc net.Conn, client netip.AddrPort) {
 	st := ls.settings.Load()
 	deadline := time.Now().Add(time.Duration(st.cfg.Timeouts.Handshake))
 	_ = nc.SetDeadline(deadline)
-	tc := tls.Server(transport, st.tls.configFor(func() { h.heard(nc) }))
+	tc := tls.Server(transport, st.tls.configFor(func() {
+		h.heard(nc)
+		transport.onRead = func(begins bool) { h.awaits(nc, begins) }
+	}))
 	err := tc.HandshakeContext(context.Background())
 	if !h.done(nc) {
 		return // evicted, or the listener was closed: counted there
 	}
+	transport.onRead = nil
 	version := tlsVersionIndex(tc.ConnectionState().Version)
 	if err != nil {
 		nc.Close()
+		ls.leave()
 		h.results[handshakeFailure(err)][version].Add(1)
 		ls.gw.log.Debug("handshake failed", "listener", ls.name, "client", client, "error", err)
 		return
@@ -137,6 +181,21 @@ func (h *handshakes) heard(nc net.Conn) {
 	}
 }
 
+// awaits notes that nc's client is waited for, now that its ClientHello has come, or no longer.
+func (h *handshakes) awaits(nc net.Conn, begins bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e, ok := h.pending[nc]
+	switch {
+	case !ok: // evicted
+	case begins && e == nil:
+		h.pending[nc] = h.halfOpen.PushBack(nc)
+	case !begins && e != nil:
+		h.halfOpen.Remove(e)
+		h.pending[nc] = nil
+	}
+}
+
 // done takes nc out of the books; false: it was not in them any more, and has been closed.
 func (h *handshakes) done(nc net.Conn) bool {
 	h.mu.Lock()
@@ -151,19 +210,25 @@ func (h *handshakes) done(nc net.Conn) bool {
 // remove is called with mu held.
 func (h *handshakes) remove(nc net.Conn) {
 	if e := h.pending[nc]; e != nil {
-		h.silent.Remove(e)
+		h.silent.Remove(e) // it is in one of them
+		h.halfOpen.Remove(e)
 	}
 	delete(h.pending, nc)
 }
 
 // closeAll closes what is pending and waits for the goroutines.
-func (h *handshakes) closeAll() {
+func (h *handshakes) closeAll(ls *listener) {
 	h.mu.Lock()
 	h.closed = true
+	var open []net.Conn
 	for nc := range h.pending {
 		h.remove(nc)
-		nc.Close()
+		open = append(open, nc)
 	}
 	h.mu.Unlock()
+	for _, nc := range open {
+		nc.Close()
+		ls.leave()
+	}
 	h.running.Wait()
 }

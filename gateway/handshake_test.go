@@ -230,7 +230,7 @@ func TestHandshakeLimit(t *testing.T) {
 			t.Errorf("with all %d at work a new one was let in (%d pending)", maxHandshakes, len(h.pending))
 		}
 		ls.expectResults(t, map[handshakeResult][tlsVersions]uint64{handshakeEvicted: {3, 0, 0}})
-		h.closeAll()
+		h.closeAll(ls)
 	})
 }
 
@@ -255,7 +255,7 @@ func TestHandshakeHeard(t *testing.T) {
 		if e, ok := h.pending[server]; !ok || e != nil || h.silent.Len() != 0 {
 			t.Error("the ClientHello was not noticed")
 		}
-		h.closeAll()
+		h.closeAll(ls)
 	})
 }
 
@@ -273,7 +273,7 @@ func TestHandshakeCloseAll(t *testing.T) {
 			clients = append(clients, c)
 		}
 		synctest.Wait()
-		ls.handshakes.closeAll()
+		ls.handshakes.closeAll(ls)
 		if len(ls.handshakes.pending) != 0 || ls.handshakes.silent.Len() != 0 {
 			t.Error("connections are left in the books")
 		}
@@ -287,7 +287,7 @@ func TestHandshakeCloseAll(t *testing.T) {
 			t.Error("a connection was taken after closeAll")
 		}
 		ls.expectResults(t, nil)
-		ls.handshakes.closeAll() // again does no harm
+		ls.handshakes.closeAll(ls) // again does no harm
 	})
 }
 

@@ -295,7 +295,7 @@ listeners:
 		if got := c.rest(); got != "" {
 			t.Errorf("%s: got %q", name, got)
 		}
-		eventually(t, "the refusal counted", func() bool { return g.metric(`refused_total{listener="`+name+`"}`) == 1 })
+		eventually(t, "the refusal counted", func() bool { return g.metric(`refused_total{listener="`+name+`",reason="allow"}`) == 1 })
 	}
 	if n := g.metric(`handshakes_total{listener="icaps",result="closed",version="none"}`); n != 0 {
 		t.Error("a handshake was begun with a stranger")

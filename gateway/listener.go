@@ -27,10 +27,15 @@ type listener struct {
 	settings atomic.Pointer[listenerSettings] // replaced by a reload
 
 	handshakes handshakes
+	clients    atomic.Int64 // from accept to close
 	sessions   atomic.Int32
-	refused    atomic.Uint64 // by allow
-	refusedLog rateLimit
-	accepting  sync.WaitGroup
+	refused    [refusals]struct {
+		atomic.Uint64
+		log rateLimit
+	}
+	acceptErrors   atomic.Uint64
+	acceptErrorLog rateLimit
+	accepting      sync.WaitGroup
 }
 
 // listenerSettings is what a reload can change of a listener. Immutable.
@@ -93,8 +98,11 @@ func (ls *listener) serve() {
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
-		if err != nil { // no descriptor free, most likely: the backlog waits for us
-			ls.gw.log.Warn("cannot accept", "listener", ls.name, "error", err)
+		if err != nil { // no descriptor free in spite of the limits, most likely: the backlog waits for us
+			ls.acceptErrors.Add(1)
+			if n, ok := ls.acceptErrorLog.next(); ok {
+				ls.gw.log.Warn("cannot accept", "listener", ls.name, "error", err, "times", n)
+			}
 			select {
 			case <-ls.gw.stopping:
 				return
@@ -106,17 +114,18 @@ func (ls *listener) serve() {
 	}
 }
 
-// accept decides about a new connection. The allow-list comes before everything else, so that strangers cost nothing.
+// accept decides about a new connection. The allow-list comes before everything else, so that strangers cost nothing. One that
+// is refused is closed at once: left in the backlog, it would not know, and neither would those behind it.
 func (ls *listener) accept(nc net.Conn) {
 	client := nc.RemoteAddr().(*net.TCPAddr).AddrPort()
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 	st := ls.settings.Load()
 	if st.allow != nil && !st.allow.Contains(client.Addr()) {
-		ls.refused.Add(1)
-		if n, ok := ls.refusedLog.next(); ok {
-			ls.gw.log.Warn("refused a client that is not in allow", "listener", ls.name, "client", client.Addr(), "refused_since_last", n)
-		}
-		nc.Close()
+		ls.refuse(nc, client, refusedAllow)
+		return
+	}
+	if why, ok := ls.admit(st); !ok {
+		ls.refuse(nc, client, why)
 		return
 	}
 	if st.tls != nil {
@@ -126,15 +135,33 @@ func (ls *listener) accept(nc net.Conn) {
 	ls.handOver(nc, client, nil)
 }
 
+// refuse closes a connection that has no place.
+func (ls *listener) refuse(nc net.Conn, client netip.AddrPort, why refusal) {
+	r := &ls.refused[why]
+	r.Add(1) // before the client knows
+	nc.Close()
+	n, ok := r.log.next()
+	switch {
+	case !ok:
+	case why == refusedAllow:
+		ls.gw.log.Warn("refused a client that is not in allow", "listener", ls.name, "client", client.Addr(), "refused_since_last", n)
+	default:
+		m := &ls.gw.limits
+		ls.gw.log.Warn("refused a client: "+m.advice(why), "listener", ls.name, "client", client.Addr(), "reason", why.String(),
+			"connections", m.clients.Load(), "max_connections", m.maxClients.Load(), "refused_since_last", n)
+	}
+}
+
 // handOver gives the socket of nc to the loop with the fewest sessions. The loop gets a descriptor of its own, because the
 // Go connection's can't be taken out of it without making it blocking.
 func (ls *listener) handOver(nc net.Conn, client netip.AddrPort, stream *tlsStream) {
 	fd, err := dupFD(nc)
-	nc.Close()
 	if err != nil {
-		ls.gw.log.Warn("cannot take over a connection", "listener", ls.name, "error", err)
+		ls.refuse(nc, client, refusedDescriptor)
+		ls.leave()
 		return
 	}
+	nc.Close()
 	l := ls.gw.loops[0]
 	for _, other := range ls.gw.loops[1:] {
 		if other.sessionCount.Load() < l.sessionCount.Load() {
@@ -192,7 +219,10 @@ func acceptAll(listening int) (conns []net.Conn) {
 	}
 }
 
-// rateLimit lets one log line a second through and counts the others.
+// logInterval is the least time between two log lines about the same.
+const logInterval = 5 * time.Second
+
+// rateLimit lets one log line through per logInterval and counts the others.
 type rateLimit struct {
 	mu      sync.Mutex
 	last    time.Time
@@ -205,7 +235,7 @@ func (r *rateLimit) next() (n int, ok bool) {
 	defer r.mu.Unlock()
 	r.skipped++
 	now := time.Now()
-	if now.Sub(r.last) < time.Second {
+	if now.Sub(r.last) < logInterval {
 		return 0, false
 	}
 	n, r.last, r.skipped = r.skipped, now, 0

@@ -26,7 +26,7 @@ import (
 
 var methodNames = [icap.NumMethods]string{icap.MethodOther: "other", icap.MethodOptions: "OPTIONS", icap.MethodReqmod: "REQMOD", icap.MethodRespmod: "RESPMOD"}
 
-var failureNames = [...]string{failConnect: "connect", failNoAnswer: "no_answer", failFull: "full", failAnswer: "bad_answer", failTimeout: "timeout"}
+var failureNames = [...]string{failConnect: "connect", failNoAnswer: "no_answer", failFull: "full", failAnswer: "bad_answer", failTimeout: "timeout", failOverloaded: "overloaded"}
 
 // Directions and ways of body bytes, for body_bytes_total.
 const (
@@ -201,6 +201,7 @@ func (g *Gateway) writeMetrics(out io.Writer) {
 	g.writeRequests(w)
 	g.writeLoops(w)
 	g.writeListeners(w)
+	g.writeLimits(w)
 	g.writeServers(w)
 	w.family("build_info", "gauge")
 	w.series("build_info", 1, "version", g.version, "go", runtime.Version())
@@ -323,7 +324,17 @@ func (g *Gateway) writeListeners(w *metricsWriter) {
 	}
 	w.family("refused_total", "counter")
 	for _, ls := range g.listeners {
-		w.series("refused_total", float64(ls.refused.Load()), "listener", ls.name)
+		for r := range ls.refused {
+			w.series("refused_total", float64(ls.refused[r].Load()), "listener", ls.name, "reason", refusal(r).String())
+		}
+	}
+	w.family("accept_errors_total", "counter")
+	for _, ls := range g.listeners {
+		w.series("accept_errors_total", float64(ls.acceptErrors.Load()), "listener", ls.name)
+	}
+	w.family("client_connections", "gauge")
+	for _, ls := range g.listeners {
+		w.series("client_connections", float64(ls.clients.Load()), "listener", ls.name)
 	}
 	w.family("handshakes_total", "counter")
 	for _, ls := range g.listeners {
@@ -338,6 +349,26 @@ func (g *Gateway) writeListeners(w *metricsWriter) {
 				}
 			}
 		}
+	}
+}
+
+func (g *Gateway) writeLimits(w *metricsWriter) {
+	m := &g.limits
+	w.family("max_connections", "gauge")
+	w.series("max_connections", float64(m.maxClients.Load()))
+	w.family("max_memory_bytes", "gauge")
+	w.series("max_memory_bytes", float64(m.maxMemory.Load()))
+	w.family("overloaded", "gauge")
+	connections, memory := m.overloaded()
+	for _, o := range []struct {
+		reason refusal
+		is     bool
+	}{{refusedConnections, connections}, {refusedMemory, memory}} {
+		value := 0.0
+		if o.is {
+			value = 1
+		}
+		w.series("overloaded", value, "reason", o.reason.String())
 	}
 }
 

@@ -127,16 +127,23 @@ func TestLabelsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, afterRejects, _ := strings.Cut(string(file), "\n## Rejects\n")
+	_, refused, _ := strings.Cut(string(file), "\n## Refusals\n")
+	refused, _, _ = strings.Cut(refused, "\n## Rejects\n")
 	rejects, afterReplays, _ := strings.Cut(afterRejects, "\n## Replays\n")
 	replays, closes, _ := strings.Cut(afterReplays, "\n## Closes\n")
 	var results []string
 	for r := range handshakeResult(handshakeResults) {
 		results = append(results, r.String())
 	}
+	var reasons []string
+	for r := range refusal(refusals) {
+		reasons = append(reasons, r.String())
+	}
 	for _, set := range []struct {
 		where, text string
 		words       []string
 	}{
+		{"refusals", refused, reasons},
 		{"rejects", rejects, rejectNames[:]},
 		{"replays", replays, failureNames[:]},
 		{"closes", closes, reasonNames[:]},

@@ -22,6 +22,7 @@ const (
 	reasonUnexpected     // bytes while idle, or behind the end of an answer
 	reasonConnectFailed  // refused, unreachable, TLS failed
 	reasonConnectTimeout // no answer to the connect
+	reasonNoDescriptor   // none was free to connect with, or for another connection
 	reasonNoAnswer       // ended before the first byte of an answer
 	reasonBadResponse
 	reasonSendTimeout
@@ -37,7 +38,7 @@ const (
 
 var reasonNames = [reasonCount]string{
 	"client_closed", "client_gone", "reset", "done", "idle", "head_timeout", "body_timeout", "write_timeout", "bad_request", "tls_on_plain", "rest_too_long",
-	"truncated", "server_closed", "unexpected_bytes", "connect_failed", "connect_timeout", "no_answer", "bad_response",
+	"truncated", "server_closed", "unexpected_bytes", "connect_failed", "connect_timeout", "no_descriptor", "no_answer", "bad_response",
 	"send_timeout", "response_timeout", "client_aborted", "not_reusable", "retired", "shutdown", "panic",
 }
 
@@ -56,11 +57,12 @@ const (
 	rejectNoServer                      // 503: no server is usable
 	rejectFull                          // 503: every connection is busy and so is the queue, or waiting took too long
 	rejectServerFailed                  // 502: no, a broken or a late answer
+	rejectOverloaded                    // 503: no descriptor was free to connect to a server with
 	rejectCount            = iota
 )
 
 var rejectNames = [rejectCount]string{
-	"bad_request", "unknown_method", "version", "timeout", "no_service", "method_not_allowed", "no_server", "full", "server_failed",
+	"bad_request", "unknown_method", "version", "timeout", "no_service", "method_not_allowed", "no_server", "full", "server_failed", "overloaded",
 }
 
 func (r rejectReason) String() string { return rejectNames[r] }

@@ -47,6 +47,9 @@ func (g *Gateway) reload() error {
 	if err != nil {
 		return err
 	}
+	if err := g.limits.apply(cfg, t); err != nil {
+		return err
+	}
 
 	g.config.Store(cfg)
 	for i, st := range settings {

@@ -5,12 +5,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"icapgate/health"
 	"icapgate/icap"
 	"icapgate/pool"
 )
@@ -38,6 +40,7 @@ type serverConn struct {
 	reused bool // it has carried an attempt before this one
 
 	dialing bool // a goroutine connects, with TLS
+	counted bool // it has a socket of those that limits allows
 
 	begun    bool // a byte of the current answer has come
 	inBody   bool // its heads are through
@@ -80,6 +83,11 @@ func (c *serverConn) begin() {
 // resume a handshake.
 func (c *serverConn) connect() {
 	l := c.loop
+	if !l.gw.limits.take(1) {
+		c.awaitDescriptor(errReserved)
+		return
+	}
+	c.counted = true
 	if c.pool.table.tls != nil {
 		c.connectTLS()
 		return
@@ -90,11 +98,74 @@ func (c *serverConn) connect() {
 		err = l.adopt(&c.conn)
 	}
 	if err != nil {
-		l.log.Debug("cannot connect", "server", c.server.Name, "error", err)
-		c.fail(failConnect, reasonConnectFailed)
+		c.connectFailed(err, slog.LevelDebug)
 		return
 	}
 	c.setTimer()
+}
+
+// connectFailed ends the attempt, unless the fault is on this side.
+func (c *serverConn) connectFailed(err error, level slog.Level) {
+	if health.OwnFault(err) {
+		c.awaitDescriptor(err)
+		return
+	}
+	c.loop.log.Log(context.Background(), level, "cannot connect", "server", c.server.Name, "error", err)
+	c.fail(failConnect, reasonConnectFailed)
+}
+
+// descriptorPause is the time between two tries to open a socket for which there is no descriptor.
+const descriptorPause = 50 * time.Millisecond
+
+var errReserved = errors.New("the descriptors that are left are for checks and the like")
+
+// awaitDescriptor connects again in a moment, until timeouts.connect is over: for want of a descriptor or memory on this side the
+// request waits, and the server's health does not suffer. What is idle is given up for it.
+func (c *serverConn) awaitDescriptor(err error) {
+	l := c.loop
+	c.giveSocket()
+	m := &l.gw.limits
+	if n, ok := m.dialLog.next(); ok {
+		l.log.Warn("cannot open connections to servers: "+m.advice(refusedDescriptor), "error", err, "times", n)
+	}
+	if l.now-c.began >= int64(c.pool.table.cfg.Timeouts.Connect) {
+		c.fail(failOverloaded, reasonNoDescriptor)
+		return
+	}
+	if last := m.freedAt.Load(); l.now-last >= int64(descriptorPause) && m.freedAt.CompareAndSwap(last, l.now) {
+		l.gw.closeIdle()
+	}
+	c.waitUntil(waitDescriptor, l.now+int64(descriptorPause))
+}
+
+// closeIdle closes the idle connections to all servers, and the pipes that are not in use.
+func (g *Gateway) closeIdle() {
+	for _, l := range g.loops {
+		l.post(func() {
+			for _, h := range l.shards {
+				for c, ok := h.Get(); ok; c, ok = h.Get() {
+					c.shut(reasonNoDescriptor)
+				}
+			}
+			for _, p := range l.pipes {
+				l.closePipe(p)
+			}
+			l.pipes = nil
+		})
+	}
+}
+
+// release gives the slot of the closed connection back.
+func (c *serverConn) release() {
+	c.giveSocket()
+	c.server.Release()
+}
+
+func (c *serverConn) giveSocket() {
+	if c.counted {
+		c.counted = false
+		c.loop.gw.limits.give(1)
+	}
 }
 
 // onConnected starts the waiting attempt.
@@ -500,7 +571,7 @@ func (l *loop) adoptServerConn(c *serverConn, p *loopPool, shard *pool.Shard[*se
 	c.pool, c.shard = p, shard
 	if err := l.adopt(&c.conn); err != nil {
 		l.log.Error("cannot watch a server connection", "error", err)
-		c.server.Release()
+		c.release()
 		return false
 	}
 	return true
@@ -510,7 +581,7 @@ func (l *loop) adoptServerConn(c *serverConn, p *loopPool, shard *pool.Shard[*se
 func (c *serverConn) discard() {
 	c.closed = true
 	unix.Close(c.fd)
-	c.server.Release()
+	c.release()
 }
 
 // shut closes the connection and gives its slot back.
@@ -535,7 +606,7 @@ func (c *serverConn) shut(r closeReason) {
 		_ = unix.Shutdown(c.fd, unix.SHUT_RDWR)
 	}
 	c.close()
-	c.server.Release()
+	c.release()
 }
 
 // abort is called when the loop ends or a handler has panicked.
@@ -589,6 +660,8 @@ func (c *serverConn) onTimer() {
 	switch c.waits {
 	case waitConnect:
 		c.fail(failConnect, reasonConnectTimeout)
+	case waitDescriptor:
+		c.connect()
 	case waitUse:
 		c.leaveShard(reasonIdle)
 	case waitTaken:
@@ -628,7 +701,7 @@ func (c *serverConn) onTLS(fd int, stream *tlsStream, err error) {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
-		c.server.Release()
+		c.release()
 		return
 	}
 	if err == nil {
@@ -638,8 +711,7 @@ func (c *serverConn) onTLS(fd int, stream *tlsStream, err error) {
 		err = c.loop.adopt(&c.conn)
 	}
 	if err != nil {
-		c.loop.log.Warn("cannot connect with TLS", "server", c.server.Name, "error", err)
-		c.fail(failConnect, reasonConnectFailed)
+		c.connectFailed(err, slog.LevelWarn) // a certificate that does not fit, say, which no check of health may tell
 		return
 	}
 	c.onConnected()

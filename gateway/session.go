@@ -69,6 +69,7 @@ func (l *loop) newSession(ls *listener, fd int, client netip.AddrPort, tls *tlsS
 		l.log.Error("cannot watch a client connection", "error", err)
 		l.sessionCount.Add(-1)
 		ls.sessions.Add(-1)
+		ls.leave()
 		return
 	}
 	l.sessions[s] = struct{}{}
@@ -471,6 +472,7 @@ func (s *session) finishClose(r closeReason) {
 	delete(l.sessions, s)
 	l.sessionCount.Add(-1)
 	s.listener.sessions.Add(-1)
+	s.listener.leave()
 	l.stats.clientCloses[r].Add(1)
 	if l.log.Enabled(context.Background(), slog.LevelDebug) {
 		l.log.Debug("session ended", "client", s.client, "reason", r.String())

@@ -29,7 +29,11 @@ func (l *loop) takePipe() *pipe {
 		return p
 	}
 	var fds [2]int
-	if l.pipeCount == maxPipes || unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC) != nil {
+	if l.pipeCount == maxPipes || !l.gw.limits.take(2) {
+		return nil
+	}
+	if unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC) != nil {
+		l.gw.limits.give(2)
 		return nil
 	}
 	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize) // a smaller one takes more rounds
@@ -50,6 +54,7 @@ func (l *loop) closePipe(p *pipe) {
 	unix.Close(p.r)
 	unix.Close(p.w)
 	l.pipeCount--
+	l.gw.limits.give(2)
 }
 
 // canSplice says whether bytes can go from c's socket to another's, for which nothing else waits, without being looked at; rest is what

@@ -19,11 +19,17 @@ type tlsStream struct {
 type transport struct {
 	net.Conn       // during the handshake, nil on the loop
 	conn     *conn // on the loop
+
+	onRead func(begins bool) // during the handshake: told of the begin and the end of each wait for bytes; nil: nobody wants to know
 }
 
 func (t *transport) Read(p []byte) (int, error) {
 	if t.conn != nil {
 		return t.conn.rawRead(p)
+	}
+	if f := t.onRead; f != nil {
+		f(true)
+		defer f(false)
 	}
 	return t.Conn.Read(p)
 }

@@ -136,7 +136,12 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	if s.Draining {
 		draining = ", draining"
 	}
-	fmt.Fprintf(out, "icapgate %s, up %v%s\n\n", s.Version, seconds(s.UptimeSeconds), draining)
+	fmt.Fprintf(out, "icapgate %s, up %v%s\n", s.Version, seconds(s.UptimeSeconds), draining)
+	if len(s.Limits.Overloaded) > 0 {
+		fmt.Fprintf(out, "New clients are refused: %s. There are %d, %d are allowed.\n",
+			strings.Join(s.Limits.Overloaded, ", "), s.Limits.Connections, s.Limits.MaxConnections)
+	}
+	fmt.Fprintln(out)
 
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "LISTENER\tADDRESS\tSESSIONS")

@@ -76,11 +76,13 @@ func TestPrintStatus(t *testing.T) {
 	g := &fakeGateway{since: now.Add(-192*time.Second - 5*time.Millisecond)}
 	status := g.Status()
 	status.Draining = true
+	status.Limits = admin.LimitsStatus{Connections: 480, MaxConnections: 480, Overloaded: []string{"connections"}}
 	var out bytes.Buffer
 	if err := printStatus(&out, status, now); err != nil {
 		t.Fatal(err)
 	}
 	want := `icapgate 1.2.3, up 1h2m5s, draining
+New clients are refused: connections. There are 480, 480 are allowed.
 
 LISTENER  ADDRESS                  SESSIONS
 icaps     icaps://192.0.2.1:11344  12

@@ -56,6 +56,7 @@ func newFakeGateway() *fakeGateway {
 	return &fakeGateway{status: Status{
 		Version:       "1.2.3",
 		UptimeSeconds: 3725,
+		Limits:        LimitsStatus{Connections: 12, MaxConnections: 12, Memory: 1 << 20, MaxMemory: 1 << 30, Overloaded: []string{"connections"}},
 		Listeners:     []ListenerStatus{{Name: "icaps", Address: ":11344", Sessions: 12}},
 		Pools: []PoolStatus{
 			{Name: "dlp", Queue: 3, Servers: []ServerStatus{

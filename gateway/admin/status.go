@@ -7,15 +7,26 @@ type Status struct {
 	Version       string           `json:"version"`
 	UptimeSeconds float64          `json:"uptime_seconds"`
 	Draining      bool             `json:"draining"`
+	Limits        LimitsStatus     `json:"limits"`
 	Listeners     []ListenerStatus `json:"listeners"`
 	Pools         []PoolStatus     `json:"pools"`
 }
 
+// LimitsStatus is how near the gateway is to refusing new clients.
+type LimitsStatus struct {
+	Connections    int      `json:"connections"` // of clients now, handshakes included
+	MaxConnections int      `json:"max_connections"`
+	Memory         int64    `json:"memory"`     // resident, in bytes, when last looked at; 0: there is no limit
+	MaxMemory      int64    `json:"max_memory"` // bytes; 0: no limit
+	Overloaded     []string `json:"overloaded"` // why new clients are refused now: connections, memory
+}
+
 // ListenerStatus is one address that clients connect to.
 type ListenerStatus struct {
-	Name     string `json:"name"`
-	Address  string `json:"address"`
-	Sessions int    `json:"sessions"` // client connections now
+	Name        string `json:"name"`
+	Address     string `json:"address"`
+	Sessions    int    `json:"sessions"`    // client connections now
+	Connections int    `json:"connections"` // the same with those in their handshake
 }
 
 // PoolStatus is one pool.
@@ -44,6 +55,9 @@ type ServerStatus struct {
 
 // listed gives every list that is nil a value, so that scripts find [] and not null.
 func (s Status) listed() Status {
+	if s.Limits.Overloaded == nil {
+		s.Limits.Overloaded = []string{}
+	}
 	if s.Listeners == nil {
 		s.Listeners = []ListenerStatus{}
 	}
