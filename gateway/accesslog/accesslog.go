@@ -20,8 +20,8 @@ import (
 const FlushAfter = 200 * time.Millisecond
 
 const (
-	bufferSize = 32 << 10 // bytes of a Buffer that is handed over
-	queueSize  = 64       // buffers: 2 MiB that wait for the disk
+	bufferSize = 64 << 10 // bytes of a Buffer that is handed over
+	queueSize  = 32       // buffers: 2 MiB that wait for the disk
 )
 
 // Log is one output. Its methods may be called from any goroutine.
@@ -147,6 +147,7 @@ func (l *Log) recycle(c *chunk) {
 type Buffer struct {
 	log   *Log
 	chunk *chunk
+	clock clock
 }
 
 // NewBuffer returns an empty Buffer.
@@ -161,7 +162,7 @@ func (b *Buffer) Append(r *Record) (first bool) {
 			b.chunk = &chunk{bytes: make([]byte, 0, bufferSize+4096)}
 		}
 	}
-	b.chunk.bytes = r.append(b.chunk.bytes)
+	b.chunk.bytes = r.append(b.chunk.bytes, &b.clock)
 	b.chunk.records++
 	if len(b.chunk.bytes) >= bufferSize {
 		b.Flush()

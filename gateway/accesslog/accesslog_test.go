@@ -30,7 +30,7 @@ func record() *Record {
 }
 
 func TestRecord(t *testing.T) {
-	line := record().append(nil)
+	line := record().append(nil, new(clock))
 	if !bytes.HasSuffix(line, []byte("}\n")) {
 		t.Fatalf("no line: %q", line)
 	}
@@ -56,7 +56,7 @@ func TestHostileText(t *testing.T) {
 	} {
 		r := record()
 		r.Path, r.ClientIP, r.User = []byte(value), []byte(value), []byte(value)
-		line := r.append(nil)
+		line := r.append(nil, new(clock))
 		if n := bytes.Count(line, []byte("\n")); n != 1 {
 			t.Errorf("%q: %d lines", value, n)
 		}
@@ -84,7 +84,7 @@ func TestUser(t *testing.T) {
 		var got struct{ User string }
 		r := record()
 		r.User = []byte(c.sent)
-		if err := json.Unmarshal(r.append(nil), &got); err != nil || got.User != c.logged {
+		if err := json.Unmarshal(r.append(nil, new(clock)), &got); err != nil || got.User != c.logged {
 			t.Errorf("%q: got %q (%v), want %q", c.sent, got.User, err, c.logged)
 		}
 	}

@@ -50,64 +50,79 @@ func (id ID) Append(dst []byte) []byte {
 	return strconv.AppendUint(dst, id.Number, 16)
 }
 
+// clock is the text of the second in which the latest record was made: most records share it with the one before.
+type clock struct {
+	second int64 // Unix time
+	text   []byte
+}
+
+// append appends t as 2006-01-02T15:04:05.000000Z.
+func (c *clock) append(b []byte, t time.Time) []byte {
+	if s := t.Unix(); s != c.second || c.text == nil {
+		c.second, c.text = s, t.UTC().AppendFormat(c.text[:0], "2006-01-02T15:04:05.")
+	}
+	b = append(b, c.text...)
+	b = sixDigits(b, uint64(t.Nanosecond()/1000))
+	return append(b, 'Z')
+}
+
 // append encodes r as a JSON object and a newline. Fields without a value are left out, except for those that every record has.
-func (r *Record) append(b []byte) []byte {
+func (r *Record) append(b []byte, c *clock) []byte {
 	b = append(b, `{"time":"`...)
-	b = r.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
+	b = c.append(b, r.Time)
 	b = append(b, `","id":"`...)
 	b = r.ID.Append(b)
 	b = append(b, `","client":"`...)
 	b = r.Client.AppendTo(b)
 	b = append(b, '"')
-	b = text(b, "listener", r.Listener)
-	b = text(b, "tls", r.TLS)
-	b = text(b, "method", r.Method)
-	b = text(b, "path", r.Path)
-	b = text(b, "service", r.Service)
-	b = text(b, "pool", r.Pool)
-	b = text(b, "server", r.Server)
-	b = number(b, "status", int64(r.Status))
-	b = number(b, "attempts", int64(r.Attempts))
-	b = number(b, "bytes_in", int64(r.In))
-	b = number(b, "bytes_out", int64(r.Out))
-	b = seconds(b, "queue", r.Queue)
-	b = seconds(b, "connect", r.Connect)
-	b = seconds(b, "first_byte", r.FirstByte)
-	b = seconds(b, "total", r.Total)
-	b = text(b, "x_client_ip", r.ClientIP)
+	b = text(b, `,"listener":`, r.Listener)
+	b = text(b, `,"tls":`, r.TLS)
+	b = text(b, `,"method":`, r.Method)
+	b = text(b, `,"path":`, r.Path)
+	b = text(b, `,"service":`, r.Service)
+	b = text(b, `,"pool":`, r.Pool)
+	b = text(b, `,"server":`, r.Server)
+	b = number(b, `,"status":`, int64(r.Status))
+	b = number(b, `,"attempts":`, int64(r.Attempts))
+	b = number(b, `,"bytes_in":`, int64(r.In))
+	b = number(b, `,"bytes_out":`, int64(r.Out))
+	b = seconds(b, `,"queue":`, r.Queue)
+	b = seconds(b, `,"connect":`, r.Connect)
+	b = seconds(b, `,"first_byte":`, r.FirstByte)
+	b = seconds(b, `,"total":`, r.Total)
+	b = text(b, `,"x_client_ip":`, r.ClientIP)
 	b = user(b, r.User)
-	b = text(b, "end", r.End)
+	b = text(b, `,"end":`, r.End)
 	return append(b, "}\n"...)
 }
 
-// text appends a member unless it is empty.
+// text appends a member unless it is empty. A name comes with what stands around it: `,"path":`.
 func text[T string | []byte](b []byte, name string, value T) []byte {
 	if len(value) == 0 {
 		return b
 	}
-	b = member(b, name)
-	return quote(b, value)
-}
-
-func member(b []byte, name string) []byte {
-	b = append(b, `,"`...)
-	b = append(b, name...)
-	return append(b, `":`...)
+	return quote(append(b, name...), value)
 }
 
 func number(b []byte, name string, n int64) []byte {
-	return strconv.AppendInt(member(b, name), n, 10)
+	return strconv.AppendInt(append(b, name...), n, 10)
 }
 
 // seconds appends a duration in seconds with microseconds.
 func seconds(b []byte, name string, d time.Duration) []byte {
-	us := d.Microseconds()
-	b = strconv.AppendInt(member(b, name), us/1e6, 10)
+	us := uint64(max(d, 0)) / 1000
+	b = strconv.AppendUint(append(b, name...), us/1e6, 10)
 	b = append(b, '.')
-	for div := int64(100000); div > 0; div /= 10 {
-		b = append(b, byte('0'+us/div%10))
+	return sixDigits(b, us%1e6)
+}
+
+func sixDigits(b []byte, n uint64) []byte {
+	var digits [6]byte
+	for i := len(digits) - 1; i >= 0; i-- {
+		digits[i] = byte('0' + n%10)
+		n /= 10
 	}
-	return b
+	return append(b, digits[:]...)
 }
 
 // user appends X-Authenticated-User. Clients send it in base64 ("WinNT://DOMAIN/user"); a value that does not decode to text
@@ -119,10 +134,10 @@ func user(b []byte, value []byte) []byte {
 	var plain [512]byte
 	if n := base64.StdEncoding.DecodedLen(len(value)); n <= len(plain) {
 		if n, err := base64.StdEncoding.Decode(plain[:], value); err == nil && printable(plain[:n]) {
-			return text(b, "user", plain[:n])
+			return text(b, `,"user":`, plain[:n])
 		}
 	}
-	return text(b, "user", value)
+	return text(b, `,"user":`, value)
 }
 
 func printable(p []byte) bool {
@@ -139,17 +154,18 @@ func quote[T string | []byte](b []byte, value T) []byte {
 	const digits = "0123456789abcdef"
 	b = append(b, '"')
 	for i := 0; i < len(value); {
-		c := value[i]
-		switch {
+		if n := plain(value[i:]); n > 0 {
+			b = append(b, value[i:i+n]...)
+			i += n
+			continue
+		}
+		switch c := value[i]; {
 		case c == '"' || c == '\\':
 			b = append(b, '\\', c)
 			i++
 		case c < 0x20 || c == 0x7f:
 			b = append(b, `\u00`...)
 			b = append(b, digits[c>>4], digits[c&15])
-			i++
-		case c < utf8.RuneSelf:
-			b = append(b, c)
 			i++
 		default:
 			r, size := decodeRune(value[i:])
@@ -158,6 +174,16 @@ func quote[T string | []byte](b []byte, value T) []byte {
 		}
 	}
 	return append(b, '"')
+}
+
+// plain is how many bytes at the start of value stand for themselves in a JSON string.
+func plain[T string | []byte](value T) int {
+	for i := range len(value) {
+		if c := value[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' {
+			return i
+		}
+	}
+	return len(value)
 }
 
 func decodeRune[T string | []byte](value T) (rune, int) {
