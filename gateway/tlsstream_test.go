@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"testing"
 	"time"
@@ -21,6 +22,22 @@ type streamPair struct {
 	conn   *conn
 	client *tls.Conn
 	raw    net.Conn // under client
+	valve  *valve   // between the two
+}
+
+// valve keeps what is written once it has been shut.
+type valve struct {
+	net.Conn
+	shut bool
+	kept []byte
+}
+
+func (v *valve) Write(p []byte) (int, error) {
+	if !v.shut {
+		return v.Conn.Write(p)
+	}
+	v.kept = append(v.kept, p...)
+	return len(p), nil
 }
 
 func newStreamPair(t *testing.T, version uint16) *streamPair {
@@ -40,7 +57,8 @@ func newStreamPair(t *testing.T, version uint16) *streamPair {
 		t.Fatal(err)
 	}
 	_ = raw.SetDeadline(time.Now().Add(patience))
-	client := tls.Client(raw, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: version, MaxVersion: version})
+	v := &valve{Conn: raw}
+	client := tls.Client(v, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: version, MaxVersion: version})
 	failed := make(chan error, 1)
 	go func() { failed <- client.Handshake() }()
 	transport := &transport{Conn: nc}
@@ -59,7 +77,7 @@ func newStreamPair(t *testing.T, version uint16) *streamPair {
 	c := &conn{loop: &loop{now: 1}, fd: fd, writable: true, readable: true}
 	s.attach(c)
 	t.Cleanup(func() { unix.Close(fd); raw.Close() })
-	return &streamPair{t, c, client, raw}
+	return &streamPair{t, c, client, raw, v}
 }
 
 // wake waits until the socket is readable, as the poller would.
@@ -134,6 +152,47 @@ func TestStreamReadsIntoSmallBuffers(t *testing.T) {
 		}
 		if !bytes.Equal(got, want) {
 			t.Error("not what was sent")
+		}
+	})
+}
+
+// However records are sized and cut, a stream that says that it is dry has given out all that has come: tls.Conn has nothing left either.
+func TestStreamIsDryWhenItSaysSo(t *testing.T) {
+	overVersions(t, func(t *testing.T, version uint16) {
+		for seed := range uint64(30) {
+			r := rand.New(rand.NewPCG(seed, 7))
+			p := newStreamPair(t, version)
+			p.valve.shut = true
+			var want, got []byte
+			for range 40 {
+				data := pattern([]int{1, 2, 100, 1000, 16 << 10, 40_000}[r.IntN(6)])
+				if _, err := p.client.Write(data); err != nil {
+					t.Fatal(err)
+				}
+				want = append(want, data...)
+			}
+			buf := make([]byte, 64<<10)
+			for wire := p.valve.kept; len(wire) > 0; {
+				k := min(len(wire), []int{1, 3, 5, 21, 22, 23, 1029, 16<<10 + 22, 30_000}[r.IntN(9)])
+				if _, err := p.raw.Write(wire[:k]); err != nil {
+					t.Fatal(err)
+				}
+				wire = wire[k:]
+				p.wake()
+				for !p.conn.dry {
+					n, err := p.conn.read(buf[:[]int{1, 100, 16 << 10, 64 << 10}[r.IntN(4)]])
+					got = append(got, buf[:n]...)
+					if err != nil && err != errDry {
+						t.Fatal(err)
+					}
+				}
+				if n, err := p.conn.stream.(*tlsStream).tls.Read(buf); n > 0 || err != errDry {
+					t.Fatalf("seed %d: %d bytes (%v) were left after %d of %d", seed, n, err, len(got), len(want))
+				}
+			}
+			if !bytes.Equal(got, want) {
+				t.Fatalf("seed %d: not what was sent", seed)
+			}
 		}
 	})
 }
