@@ -92,7 +92,7 @@ func newLoop(gw *Gateway, index int) (*loop, error) {
 
 // yieldAfter is how long a busy loop runs, in ns, before it lets the runtime have its processor for a moment: what the runtime has
 // put in line there, such as the collector's work, waits until then.
-const yieldAfter = int64(4 * time.Millisecond)
+const yieldAfter = int64(8 * time.Millisecond)
 
 // run handles batches of events until stop.
 func (l *loop) run() {
@@ -120,12 +120,13 @@ func (l *loop) patience() time.Duration {
 	if at == 0 {
 		return -1
 	}
-	return time.Duration(max(at-loopTime(), 0))
+	return time.Duration(max(at-l.now, 0))
 }
 
 // onBatch handles events, then what other goroutines have posted, the timers, and what was left for later: connections that
 // were busy have not kept the others waiting.
 func (l *loop) onBatch(events []unix.EpollEvent) {
+	l.now = loopTime()
 	posted := false
 	for i := range events {
 		fd := int(events[i].Fd)
@@ -135,19 +136,16 @@ func (l *loop) onBatch(events []unix.EpollEvent) {
 		}
 		// A connection that is not in the table was closed earlier in this batch.
 		if c := l.conns[fd]; c != nil {
-			l.now = loopTime()
 			l.handle(c, events[i].Events)
 			l.endEvent()
 		}
 	}
 	if posted {
 		for _, f := range l.poller.takePosted() {
-			l.now = loopTime()
 			l.guard(nil, f)
 			l.endEvent()
 		}
 	}
-	l.now = loopTime()
 	l.wheel.advance(l.now)
 	l.ready, l.later = append(l.ready, l.later...), l.later[:0]
 	l.endEvent()
