@@ -34,6 +34,7 @@ type Request struct {
 	Size     int64     // bytes that Body gives
 	Chunk    int64     // bytes in one chunk at most, > 0
 	Preview  int64     // bytes, -1: none
+	Trickle  bool      // what a read of Body gives is written at once and not collected: slow clients
 
 	Allow204      bool // what the head says
 	AllowTrailers bool
@@ -276,7 +277,7 @@ func (c *Conn) writeBody(req *Request, n int64, end string) error {
 		n -= size
 		c.out = append(strconv.AppendInt(c.out, size, 16), "\r\n"...)
 		for size > 0 {
-			if len(c.out) >= writeBuffer {
+			if len(c.out) >= writeBuffer || req.Trickle {
 				if err := c.flush(); err != nil {
 					return err
 				}

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"icapgate/bench/dlpstub"
@@ -252,6 +255,31 @@ func TestDialErrors(t *testing.T) {
 	f(gone, nil, Connect, "refused")
 	f(secure, &tls.Config{ServerName: "127.0.0.1"}, Handshake, "--ca")
 	f(plain, &tls.Config{ServerName: "127.0.0.1"}, Handshake, "icap://")
+}
+
+// A body that trickles leaves as it comes, also the part before an error.
+func TestTrickle(t *testing.T) {
+	got := make(chan string, 1)
+	s := dlpstub.New(dlpstub.Config{Hook: func(r *dlpstub.Request) { got <- fmt.Sprint(r.BodyLen, r.Err != nil) }})
+	target := mustTarget(t, serve(t, "icap", s.Serve, s.Close))
+	body := io.MultiReader(strings.NewReader("hello"), iotest.ErrReader(errors.New("gone")))
+	req, err := (&Message{Method: icap.MethodReqmod, Preview: -1}).Build(target, body, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Trickle = true
+	c, err := Dial(t.Context(), target.Address, nil, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.Do(req, &recorder{})
+	if e := (*Error)(nil); !errors.As(err, &e) || e.Kind != Input {
+		t.Errorf("error %v", err)
+	}
+	c.Close()
+	if got := <-got; got != "5 true" {
+		t.Errorf("the server has got %s", got)
+	}
 }
 
 func TestStale(t *testing.T) {

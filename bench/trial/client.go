@@ -31,9 +31,11 @@ type call struct {
 	Start   int   // of the body: see bench.Body
 	Read    func(n int) error
 	Send    io.Reader // in place of the body; nil: the body as it is
+	Trickle bool      // Send's bytes leave as they come
 
 	status int    // of the final answer, 0: its head has not come
 	server string // X-Server of the answer
+	id     string // X-Trial-Id of the answer
 	got    int64  // bytes of body
 	echo   io.Reader
 	buffer []byte
@@ -82,15 +84,18 @@ func (c *client) close() {
 }
 
 func (q *call) build(t bench.Target) (*bench.Request, error) {
-	q.status, q.server, q.got, q.echo, q.wrong = 0, "", 0, nil, nil
+	q.status, q.server, q.id, q.got, q.echo, q.wrong = 0, "", "", 0, nil, nil
 	if q.Size < 0 || q.Message.Method == icap.MethodOptions {
 		return q.Message.Build(t, nil, 0)
 	}
-	body := q.Send
-	if body == nil {
-		body = bench.Body(q.Start, q.Size)
+	if q.Send == nil {
+		return q.Message.Build(t, bench.Body(q.Start, q.Size), q.Size)
 	}
-	return q.Message.Build(t, body, q.Size)
+	req, err := q.Message.Build(t, q.Send, q.Size)
+	if err == nil {
+		req.Trickle = q.Trickle
+	}
+	return req, err
 }
 
 // Head implements bench.Receiver.
@@ -98,7 +103,7 @@ func (q *call) Head(r *icap.Response, _ []byte) error {
 	if r.Status == 100 {
 		return nil
 	}
-	q.status, q.server = r.Status, string(r.Get("x-server"))
+	q.status, q.server, q.id = r.Status, string(r.Get("x-server")), string(r.Get(idHeader))
 	if r.Status == 200 && q.Size >= 0 && q.Message.Method != icap.MethodOptions {
 		q.echo = bench.Body(q.Start, q.Size)
 	}

@@ -27,6 +27,7 @@ type trial struct {
 var trials = []*trial{
 	drain,
 	slow,
+	soak,
 }
 
 // Exit codes.

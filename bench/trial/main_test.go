@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"icapgate/bench"
+	"icapgate/bench/dlpstub"
 	"icapgate/bench/process"
 	"icapgate/gateway/admin"
 	"icapgate/icap"
@@ -183,11 +186,74 @@ func TestTrials(t *testing.T) {
 	}
 	for _, args := range []string{
 		"drain --rounds 1 --clients 8 --load 200ms",
-		"slow --duration 500ms --size 3000000 --fair 0",
+		"slow --duration 500ms --size 1500000 --fair 0",
+		"soak --seed 7 --duration 12s",
 	} {
 		var out bytes.Buffer
 		if code := run(strings.Fields(args), &out, io.Discard); code != exitOK {
 			t.Errorf("%s: exit code %d\n%s", args, code, &out)
+		}
+	}
+}
+
+// The same seed is the same script and the same requests; another one is not.
+func TestSeed(t *testing.T) {
+	servers := []string{"server0", "server1", "server2"}
+	draw := func(seed uint64) string {
+		r := rand.New(rand.NewPCG(seed, 1))
+		text := fmt.Sprint(newScript(r, 10*time.Minute, len(servers)))
+		for n := range 100 {
+			text += fmt.Sprint(*newPlan(r, 0, n, servers))
+		}
+		return text
+	}
+	if first, again := draw(1), draw(1); first != again || first == draw(2) {
+		t.Error("a run does not follow from its seed")
+	}
+	// One server at most is away, and comes back.
+	for seed := range uint64(100) {
+		away := -1
+		for _, f := range newScript(rand.New(rand.NewPCG(seed, 0)), 10*time.Minute, len(servers)) {
+			switch f.what {
+			case faultKill, faultFreeze:
+				if away >= 0 {
+					t.Fatalf("seed %d: two servers are away at %v", seed, f.at)
+				}
+				away = f.server
+			case faultStart, faultThaw:
+				if away != f.server {
+					t.Fatalf("seed %d: server %d comes back at %v, server %d is away", seed, f.server, f.at, away)
+				}
+				away = -1
+			}
+		}
+		if away >= 0 {
+			t.Fatalf("seed %d: server %d stays away", seed, away)
+		}
+	}
+}
+
+// A server does with a request what it wishes, if the wish is for that server.
+func TestWish(t *testing.T) {
+	for _, c := range []struct {
+		wish wish
+		want dlpstub.Treatment
+	}{
+		{wish{what: asUsual}, dlpstub.Treatment{}},
+		{wish{what: echoed}, dlpstub.Treatment{Mode: dlpstub.Echo}},
+		{wish{what: busy, server: "server1"}, dlpstub.Treatment{Status: 503}},
+		{wish{what: busy, server: "server2"}, dlpstub.Treatment{}},
+		{wish{what: late, number: 7}, dlpstub.Treatment{Latency: 7 * time.Millisecond}},
+		{wish{what: cut, number: 9}, dlpstub.Treatment{Mode: dlpstub.Echo, Cut: 9}},
+		{wish{what: noAnswer}, dlpstub.Treatment{Cut: dlpstub.NoAnswer}},
+		{wish{what: slowly, number: 11}, dlpstub.Treatment{ReadRate: 11}},
+	} {
+		head := "REQMOD icap://a/reqmod?id=3-14 ICAP/1.0\r\nHost: a\r\nX-Wish: " + c.wish.String() + "\r\n\r\n"
+		got := dlpstub.Treatment{}
+		obey("server1")(&dlpstub.Request{Head: []byte(head)}, &got)
+		c.want.Fields = "x-trial-id: 3-14\r\n"
+		if got != c.want {
+			t.Errorf("%v: %+v, want %+v", c.wish, got, c.want)
 		}
 	}
 }

@@ -59,6 +59,7 @@ func newRig(ctx context.Context, rp *report, dir string, progress io.Writer) (r 
 	if r.dir, err = filepath.Abs(r.dir); err != nil {
 		return nil, err
 	}
+	r.socket = filepath.Join(r.dir, "admin.sock")
 	if r.self, err = os.Executable(); err != nil {
 		return nil, err
 	}
@@ -114,7 +115,6 @@ func (r *rig) writeConfig(c gatewayConfig) (path string, err error) {
 	if log == "" {
 		log = "off"
 	}
-	r.socket = filepath.Join(r.dir, "admin.sock")
 	text := fmt.Sprintf(`listeners:
   - {name: icaps, address: "127.0.0.1:0", tls: {certificates: [{cert_file: %q}]}%s}
   - {name: icap, address: "127.0.0.1:0"%s}

@@ -32,6 +32,7 @@ type serverConfig struct {
 	MaxConnections int
 	ReadRate       int64
 	Record         bool // its requests, for records
+	Obey           bool // what requests wish in X-Wish: see wish
 
 	Within []string `json:"-"` // words before its command line: "ip", "netns", "exec", NAME
 }
@@ -134,6 +135,9 @@ func serve(args []string, out, complaints io.Writer) int {
 		return exitFailure
 	}
 	stub := c.stub(args[0])
+	if c.Obey {
+		stub.Treat = obey(args[0])
+	}
 	if c.Record {
 		file, err := os.OpenFile(recordFile(args[0]), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
