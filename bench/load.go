@@ -14,8 +14,9 @@ import (
 	"icapgate/icap"
 )
 
-// LoadConfig says what load is made. Its loop is closed: each connection sends its next request when the answer to the last one
-// is complete.
+// LoadConfig says what load is made. With a Rate its loop is open: requests are planned at equal distances, each is sent by a connection
+// that is free, and its latency counts from the planned time, so that a target that falls behind is seen to. Without one its loop is closed:
+// each connection sends its next request when the answer to the last one is complete.
 type LoadConfig struct {
 	Target  Target
 	TLS     *tls.Config // of TLSOptions.Config
@@ -23,6 +24,7 @@ type LoadConfig struct {
 	Size    int64 // of the body in bytes
 
 	Connections int
+	Rate        float64       // requests per second that are planned, 0: a closed loop
 	Requests    int64         // that are sent in all; 0: until Duration is over
 	Duration    time.Duration // after which no request begins; 0: until Requests are done
 	PerConn     int           // requests after which a connection is closed and a new one made; 0: no limit
@@ -47,6 +49,8 @@ func (cfg *LoadConfig) check() error {
 		return errors.New("at least one connection is needed")
 	case cfg.Requests <= 0 && cfg.Duration <= 0:
 		return errors.New("a number of requests or a duration is needed")
+	case cfg.Rate < 0:
+		return errors.New("the rate cannot be negative")
 	case cfg.Size < 0:
 		return errors.New("the size of a body cannot be negative")
 	case cfg.Message.Profile == Zscaler:
@@ -126,16 +130,25 @@ type load struct {
 	cfg    *LoadConfig
 	start  time.Time
 	end    time.Time    // after which no request begins; zero: never
-	begun  atomic.Int64 // requests, if their number is limited
+	begun  atomic.Int64 // requests that workers have asked for
 	shards []*shard
 }
 
-// next says whether another request may begin.
-func (l *load) next(ctx context.Context) bool {
-	if ctx.Err() != nil || !l.end.IsZero() && !time.Now().Before(l.end) {
-		return false
+// next waits until another request may begin and returns the time from which it counts; false: there is none.
+func (l *load) next(ctx context.Context) (start time.Time, ok bool) {
+	n := l.begun.Add(1)
+	if l.cfg.Requests > 0 && n > l.cfg.Requests {
+		return start, false
 	}
-	return l.cfg.Requests <= 0 || l.begun.Add(1) <= l.cfg.Requests
+	start = time.Now()
+	if l.cfg.Rate > 0 {
+		planned := l.start.Add(time.Duration(float64(n-1) / l.cfg.Rate * float64(time.Second)))
+		if d := planned.Sub(start); d > 0 && (l.end.IsZero() || planned.Before(l.end)) {
+			pause(ctx, d)
+		}
+		start = planned
+	}
+	return start, ctx.Err() == nil && (l.end.IsZero() || start.Before(l.end))
 }
 
 func (l *load) reportProgress() (stop func()) {
@@ -209,8 +222,11 @@ func newWorker(l *load, index int) (*worker, error) {
 
 // run sends requests until there are enough.
 func (w *worker) run(ctx context.Context) {
-	for w.load.next(ctx) {
-		start := time.Now()
+	for {
+		start, ok := w.load.next(ctx)
+		if !ok {
+			break
+		}
 		err := w.connect(ctx)
 		if err == nil {
 			err = w.exchange()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -189,6 +190,24 @@ func TestLoadEnds(t *testing.T) {
 	}
 }
 
+// With a rate no request is sent before its time, and what one that waits for a connection has waited counts.
+func TestLoadRate(t *testing.T) {
+	const hold = 100 * time.Millisecond
+	var first sync.Once
+	uri, _ := serveStub(t, dlpstub.Config{Hook: func(*dlpstub.Request) { first.Do(func() { time.Sleep(hold) }) }})
+	r := mustLoad(t, LoadConfig{Target: mustTarget(t, uri), Message: Message{Method: icap.MethodOptions, Preview: -1}, Connections: 1, Requests: 20, Rate: 1000})
+	if r.Requests != 20 || r.Planned != 1000 || r.Seconds < 0.019 {
+		t.Errorf("%+v", r)
+	}
+	if least := (hold - 20*time.Millisecond).Microseconds(); r.Latency.P50 < least {
+		t.Errorf("half of the requests took %d µs, want %d at least: all had to wait for the first", r.Latency.P50, least)
+	}
+	r = mustLoad(t, LoadConfig{Target: mustTarget(t, uri), Message: Message{Method: icap.MethodOptions, Preview: -1}, Connections: 2, Duration: 50 * time.Millisecond, Rate: 100})
+	if r.Requests > 5 || r.Failed > 0 {
+		t.Errorf("%d requests in 50 ms at 100 per second", r.Requests)
+	}
+}
+
 func TestLoadConfig(t *testing.T) {
 	good := LoadConfig{Connections: 1, Requests: 1, Timeout: 1, Message: Message{Method: icap.MethodReqmod}}
 	f := func(change func(*LoadConfig), want string) {
@@ -201,6 +220,7 @@ func TestLoadConfig(t *testing.T) {
 	}
 	f(func(c *LoadConfig) { c.Connections = 0 }, "connection")
 	f(func(c *LoadConfig) { c.Requests = 0 }, "duration")
+	f(func(c *LoadConfig) { c.Rate = -1 }, "rate")
 	f(func(c *LoadConfig) { c.Size = -1 }, "size")
 	f(func(c *LoadConfig) { c.Timeout = 0 }, "timeout")
 	f(func(c *LoadConfig) { c.Message.Profile = Zscaler }, "profile")

@@ -35,6 +35,7 @@ type Result struct {
 	TLS         bool      `json:"tls"`
 	PerConn     int       `json:"requests_per_connection"` // 0: no limit
 	Connections int       `json:"connections"`
+	Planned     float64   `json:"planned_rate"` // requests per second, 0: a closed loop
 	Started     time.Time `json:"started"`
 	Seconds     float64   `json:"seconds"`
 
@@ -60,7 +61,8 @@ type Errors struct {
 	Example string `json:"example"` // the first
 }
 
-// Latency is the time from the first byte of a request (or its connect, if it needed a new connection) to the last byte of its answer.
+// Latency is the time from the first byte of a request (its connect, if it needed a new connection; the planned time, if there is a rate) to the
+// last byte of its answer.
 // Times are in microseconds.
 type Latency struct {
 	Mean      float64 `json:"mean_us"`
@@ -87,6 +89,7 @@ func newResult(cfg *LoadConfig) *Result {
 		TLS:         cfg.TLS != nil,
 		PerConn:     cfg.PerConn,
 		Connections: cfg.Connections,
+		Planned:     cfg.Rate,
 		Statuses:    map[int]int64{},
 		Servers:     map[string]int64{},
 		Errors:      map[Kind]*Errors{},

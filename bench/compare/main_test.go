@@ -52,6 +52,7 @@ func TestLoadArgs(t *testing.T) {
 	}
 	f("options", "load icaps://127.0.0.1:7/options -m options -s 0 -c 16 -n 99 --json out.json --ca trust.pem")
 	f("plain-10m", "load icap://127.0.0.1:7/reqmod -m reqmod -s 10MB -c 4 -n 99 --json out.json --chunk 1MiB")
+	f("p99", "load icaps://127.0.0.1:7/reqmod -m reqmod -s 1KiB -c 64 -n 99 --json out.json --ca trust.pem --rate 8000")
 	f("new-connection", "load icaps://127.0.0.1:7/reqmod -m reqmod -s 1KiB -c 16 -n 99 --json out.json --ca trust.pem --new-connection-every 1")
 }
 
@@ -60,7 +61,7 @@ func TestRun(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes some seconds")
 	}
-	o, err := parseFlags([]string{"--rows", "reqmod-1k,respmod-1k,plain-10m", "--rounds", "1", "--scale", "0.01", "--timeout", "2m",
+	o, err := parseFlags([]string{"--rows", "reqmod-1k,respmod-1k,plain-10m,p99", "--rounds", "1", "--scale", "0.01", "--timeout", "2m",
 		"--json", filepath.Join(t.TempDir(), "all.json")}, io.Discard)
 	if err != nil {
 		t.Fatal(err)

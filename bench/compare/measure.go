@@ -56,9 +56,12 @@ type meter struct {
 func (m *meter) measure(ctx context.Context, r *row, g *gateway) sample {
 	var s sample
 	var err error
-	if r.unit == perConnection {
+	switch r.unit {
+	case perConnection:
 		err = m.measureMemory(ctx, r, g, &s)
-	} else {
+	case growth:
+		err = m.measureGrowth(ctx, r, g, &s)
+	default:
 		err = m.measureCPU(ctx, r, g, &s)
 	}
 	if err != nil {
@@ -85,12 +88,28 @@ func (m *meter) measureCPU(ctx context.Context, r *row, g *gateway, s *sample) e
 	}
 	s.CPU, s.Seconds, s.Requests, s.BodyBytes = cpu, full.Seconds, full.Requests, full.BytesSent
 	s.Rate, s.P50, s.P99, s.ClientCPU = full.Rate(), full.Latency.P50, full.Latency.P99, full.CPUSeconds
-	if r.unit == perGigabyte {
+	switch r.unit {
+	case perGigabyte:
 		s.Value = (cpu - s.ConnectCPU) / (float64(full.BytesSent-opening.BytesSent) / 1e9)
-	} else {
+	case tail:
+		s.Value = float64(full.Latency.P99)
+	default:
 		s.Value = (cpu - s.ConnectCPU) / float64(full.Requests-opening.Requests) * 1e6
 	}
 	return nil
+}
+
+// measureGrowth makes the load of a round with fewer connections first.
+func (m *meter) measureGrowth(ctx context.Context, r *row, g *gateway, s *sample) error {
+	base := *r
+	base.connections, base.unit = r.fewer, perRequest
+	var before sample
+	if err := m.measureCPU(ctx, &base, g, &before); err != nil {
+		return err
+	}
+	err := m.measureCPU(ctx, r, g, s)
+	s.Value /= before.Value
+	return err
 }
 
 // load runs icapbench and returns its result and the seconds of CPU that the gateway has used.

@@ -23,11 +23,13 @@ type unit int
 const (
 	perRequest    unit = iota // microseconds of CPU
 	perGigabyte               // seconds of CPU, of bodies sent
+	growth                    // times the CPU per request with fewer connections
+	tail                      // microseconds, 99th percentile
 	perConnection             // KiB of memory
 )
 
 func (u unit) String() string {
-	return [...]string{"µs of CPU per request", "s of CPU per GB", "KiB per connection"}[u]
+	return [...]string{"µs of CPU per request", "s of CPU per GB", "times the CPU per request", "µs p99", "KiB per connection"}[u]
 }
 
 // row is one kind of work.
@@ -38,7 +40,9 @@ type row struct {
 	size        string // of a body, for icapbench
 	chunk       string
 	connections int
+	fewer       int  // connections of the load with which that of growth is compared
 	requests    int  // in one round: a few tenths of a second, as many short rounds tell more than few long ones
+	rate        int  // requests per second, 0: as fast as answers come
 	fresh       bool // a connection for each request
 	door        door
 	unit        unit
@@ -56,6 +60,8 @@ var rows = []row{
 	{name: "respmod-10m", what: "RESPMOD 10 MB, echoed", method: "respmod", size: "10MB", connections: 4, requests: 30, door: echo, unit: perGigabyte, target: 1.0},
 	{name: "new-connection", what: "REQMOD 1 KiB, 204, a TLS connection for each", method: "reqmod", size: "1KiB", connections: 16, requests: 500, fresh: true, target: 0.9},
 	{name: "plain-10m", what: "REQMOD 10 MB in chunks of 1 MiB, 204, without TLS", method: "reqmod", size: "10MB", chunk: "1MiB", connections: 4, requests: 60, door: plain, unit: perGigabyte, target: 0.7},
+	{name: "growth-2000", what: "REQMOD 1 KiB, 204, compared with 256 connections", method: "reqmod", size: "1KiB", connections: 2000, fewer: 256, requests: 20000, unit: growth, target: 1.0},
+	{name: "p99", what: "REQMOD 1 KiB, 204, 8,000 requests/s", method: "reqmod", size: "1KiB", connections: 64, requests: 8000, rate: 8000, unit: tail, target: 1.0},
 	{name: "idle", what: "memory of an idle connection after a REQMOD of 64 KiB", method: "reqmod", size: "64KiB", connections: 1000, unit: perConnection, target: 64},
 }
 
@@ -102,6 +108,9 @@ func (r *row) loadArgs(address, trust, result string, requests int) []string {
 		"-c", strconv.Itoa(r.connections), "-n", strconv.Itoa(requests), "--json", result}
 	if r.door != plain {
 		args = append(args, "--ca", trust)
+	}
+	if r.rate > 0 {
+		args = append(args, "--rate", strconv.Itoa(r.rate))
 	}
 	if r.chunk != "" {
 		args = append(args, "--chunk", r.chunk)

@@ -18,6 +18,7 @@ type loadCmd struct {
 	Connections        int           `short:"c" default:"16" help:"Connections, each with one request at a time."`
 	Duration           time.Duration `short:"d" help:"Time after which no request begins. Default: 10s, unless --requests is given."`
 	Requests           int64         `short:"n" help:"Requests in all."`
+	Rate               float64       `short:"r" placeholder:"N" help:"Requests per second, planned at equal distances; latency counts from the planned time. Default: as fast as answers come."`
 	NewConnectionEvery int           `name:"new-connection-every" placeholder:"N" help:"Close a connection after N requests; 1: a connection for each request."`
 
 	Method  string        `short:"m" default:"reqmod" enum:"reqmod,respmod,options" help:"reqmod, respmod or options."`
@@ -34,8 +35,8 @@ type loadCmd struct {
 }
 
 func (*loadCmd) Help() string {
-	return `The loop is closed: a connection sends its next request when it has the whole answer to the last one. Bodies differ from
-request to request; one that comes back is compared byte by byte, and the framing is checked to the last byte.
+	return `Without --rate the loop is closed: a connection sends its next request when it has the whole answer to the last one. With it the loop
+is open: a slow target does not slow the requests down, and what they wait for a free connection counts. Bodies differ from request to request; one that comes back is compared byte by byte, and the framing is checked to the last byte.
 
 Examples:
 
@@ -43,6 +44,7 @@ Examples:
     icapbench load icap://127.0.0.1:1344/respmod -m respmod -s 10MB -c 4 -n 100
     icapbench load icaps://gate.example:11344/reqmod --ca ca.pem -c 256 -d 1m --json result.json
     icapbench load icaps://127.0.0.1:11344/reqmod --insecure --new-connection-every 1
+    icapbench load icaps://127.0.0.1:11344/reqmod --insecure --rate 2000 -c 64 -d 30s
 
 Exit codes:
 
@@ -62,6 +64,7 @@ func (c *loadCmd) Run() error {
 		Size:         int64(c.Size),
 		Connections:  c.Connections,
 		Requests:     c.Requests,
+		Rate:         c.Rate,
 		Duration:     c.Duration,
 		PerConn:      c.NewConnectionEvery,
 		Timeout:      c.Timeout,
