@@ -28,6 +28,7 @@ var trials = []*trial{
 	drain,
 	slow,
 	soak,
+	reload,
 }
 
 // Exit codes.

@@ -188,6 +188,7 @@ func TestTrials(t *testing.T) {
 		"drain --rounds 1 --clients 8 --load 200ms",
 		"slow --duration 500ms --size 1500000 --fair 0",
 		"soak --seed 7 --duration 12s",
+		"reload --reloads 20 --clients 8",
 	} {
 		var out bytes.Buffer
 		if code := run(strings.Fields(args), &out, io.Discard); code != exitOK {

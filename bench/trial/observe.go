@@ -8,6 +8,9 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
+
+	"icapgate/gateway/admin"
 )
 
 // metrics are the values of the gateway's series, by name with labels as it prints them.
@@ -79,6 +82,35 @@ func (r *rig) usage(ctx context.Context) (u usage, err error) {
 	}
 	u.FDs, err = r.gateway.FDs()
 	return u, err
+}
+
+// settled waits until nothing runs and no connection is left, and tells what the gateway uses then.
+func (r *rig) settled(ctx context.Context) (usage, error) {
+	err := r.awaitStatus(ctx, time.Minute, "that has come to rest", func(st *admin.Status) bool {
+		left := 0
+		for _, ls := range st.Listeners {
+			left += ls.Sessions
+		}
+		for _, p := range st.Pools {
+			for _, server := range p.Servers {
+				left += server.InFlight + server.Connections
+			}
+		}
+		return left == 0
+	})
+	if err != nil {
+		return usage{}, err
+	}
+	return r.usage(ctx)
+}
+
+// spare is how many more descriptors or goroutines may be there at rest: what loops keep for reuse, a check that runs.
+const spare = 8
+
+// claimRest claims that the gateway, at rest, has no more than before.
+func (r *rig) claimRest(before, after usage) {
+	r.claim(after.FDs <= before.FDs+spare, "descriptors at rest: %d, before %d", after.FDs, before.FDs)
+	r.claim(after.Goroutines <= before.Goroutines+spare, "goroutines at rest: %d, before %d", after.Goroutines, before.Goroutines)
 }
 
 // metrics asks the gateway for its metrics.

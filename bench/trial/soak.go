@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"icapgate/gateway/admin"
 	"icapgate/icap"
 )
 
@@ -104,14 +103,14 @@ func (o *soakOptions) run(ctx context.Context, r *rig) error {
 	if err := s.setUp(ctx); err != nil {
 		return err
 	}
-	before, err := s.settled(ctx)
+	before, err := r.settled(ctx)
 	if err != nil {
 		return err
 	}
 	if err := s.load(ctx, script); err != nil {
 		return err
 	}
-	after, err := s.settled(ctx)
+	after, err := r.settled(ctx)
 	if err != nil {
 		return err
 	}
@@ -157,26 +156,6 @@ func (s *soaking) config(n int) gatewayConfig {
 		c.Servers = s.list[:2]
 	}
 	return c
-}
-
-// settled waits until nothing runs and no connection is left, and tells what the gateway uses then.
-func (s *soaking) settled(ctx context.Context) (usage, error) {
-	err := s.awaitStatus(ctx, time.Minute, "that has come to rest", func(st *admin.Status) bool {
-		left := 0
-		for _, ls := range st.Listeners {
-			left += ls.Sessions
-		}
-		for _, p := range st.Pools {
-			for _, server := range p.Servers {
-				left += server.InFlight + server.Connections
-			}
-		}
-		return left == 0
-	})
-	if err != nil {
-		return usage{}, err
-	}
-	return s.usage(ctx)
 }
 
 // load lets the clients and the script run.
@@ -307,12 +286,8 @@ func (s *soaking) judgeMemory(before, after usage) {
 		s.note("too short a run to say whether memory is flat")
 	}
 	s.figure("most memory of a second", megabytes(slices.Max(append(s.memory, 0))), "MB")
-	s.claim(after.FDs <= before.FDs+soakSpare, "descriptors at rest: %d, before %d", after.FDs, before.FDs)
-	s.claim(after.Goroutines <= before.Goroutines+soakSpare, "goroutines at rest: %d, before %d", after.Goroutines, before.Goroutines)
+	s.claimRest(before, after)
 }
-
-// soakSpare is how many more descriptors or goroutines may be there at rest: what loops keep for reuse, a check that runs.
-const soakSpare = 8
 
 func median(list []int64) int64 {
 	list = slices.Sorted(slices.Values(list))
