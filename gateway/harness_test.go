@@ -36,6 +36,16 @@ type testGateway struct {
 // four blanks, rest is YAML for further top-level keys.
 func startGateway(t testing.TB, servers []string, pool, rest string) *testGateway {
 	t.Helper()
+	g := newGateway(t, servers, pool, rest)
+	if err := g.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// newGateway is startGateway without the start.
+func newGateway(t testing.TB, servers []string, pool, rest string) *testGateway {
+	t.Helper()
 	pem, err := selfsign.Generate([]string{"127.0.0.1", "localhost"})
 	if err != nil {
 		t.Fatal(err)
@@ -67,9 +77,6 @@ listeners:
 	}
 	g, err := New(cfg, Options{Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: level}))})
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(g.Close)

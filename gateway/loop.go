@@ -34,6 +34,7 @@ type loop struct {
 	gw     *Gateway
 	index  int
 	poller *poller
+	clock  func() int64 // loopTime, but for tests on virtual time
 	log    *slog.Logger
 
 	// Owned by the loop.
@@ -77,7 +78,7 @@ func newLoop(gw *Gateway, index int) (*loop, error) {
 		return nil, fmt.Errorf("cannot open a poller: %w", err)
 	}
 	l := &loop{
-		gw: gw, index: index, poller: p, log: gw.log, sessions: make(map[*session]struct{}),
+		gw: gw, index: index, poller: p, clock: loopTime, log: gw.log, sessions: make(map[*session]struct{}),
 		pools: make(map[*poolTable]*loopPool), scratch: make([]byte, scratchSize),
 		stats: newLoopStats(), done: make(chan struct{}),
 	}
@@ -85,7 +86,7 @@ func newLoop(gw *Gateway, index int) (*loop, error) {
 		l.access = gw.access.NewBuffer()
 		l.accessTimer.fire = func(int64) { l.access.Flush() }
 	}
-	l.now = loopTime()
+	l.now = l.clock()
 	l.wheel.done = l.now / tick
 	return l, nil
 }
@@ -126,7 +127,7 @@ func (l *loop) patience() time.Duration {
 // onBatch handles events, then what other goroutines have posted, the timers, and what was left for later: connections that
 // were busy have not kept the others waiting.
 func (l *loop) onBatch(events []unix.EpollEvent) {
-	l.now = loopTime()
+	l.now = l.clock()
 	posted := false
 	for i := range events {
 		fd := int(events[i].Fd)

@@ -1,0 +1,212 @@
+package gateway
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"icapgate/health"
+)
+
+// virtual is a gateway on virtual time: its sockets and its loops are real, but the loops' clock stands still except in pass. So a test
+// can say what happens one nanosecond before a deadline, and what at it, however busy the machine is.
+type virtual struct {
+	*testGateway
+	f       *fakeServer
+	time    atomic.Int64 // what the loops' clocks say
+	checks  atomic.Int32 // brought forward by a failed attempt
+	log     string       // file of the access log
+	counted []string     // what charged has seen
+}
+
+// startVirtual runs a gateway on virtual time in front of f, or of a server of its own if that is nil; pool and rest as for startGateway.
+func startVirtual(t testing.TB, f *fakeServer, pool, rest string) *virtual {
+	t.Helper()
+	if f == nil {
+		f = startFake(t)
+	}
+	v := startVirtualFor(t, []string{f.address}, pool, rest)
+	v.f = f
+	return v
+}
+
+func startVirtualFor(t testing.TB, servers []string, pool, rest string) *virtual {
+	t.Helper()
+	v := &virtual{log: filepath.Join(t.TempDir(), "access.log")}
+	v.testGateway = newGateway(t, servers, "    health: {interval: 1h, timeout: 100ms, fall: 100}\n"+pool, rest+fmt.Sprintf("\naccess_log: {output: %q}", v.log))
+	v.time.Store(loopTime())
+	for _, l := range v.loops {
+		l.clock = v.time.Load
+	}
+	if err := v.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range v.table.Load().pools[0].servers {
+		eventually(t, "the first checks", func() bool { return s.Health.Checked() })
+		s.Health.SetState(health.Up) // whatever they said
+		s.SetExpedite(func() { v.checks.Add(1) })
+	}
+	return v
+}
+
+// connect is dialFor, and returns when the session is on its loop.
+func (v *virtual) connect(listener int) *client {
+	v.t.Helper()
+	before := v.onTheirLoops()
+	c := v.dial(listener)
+	eventually(v.t, "the session on its loop", func() bool { return v.onTheirLoops() > before })
+	return c
+}
+
+func (v *virtual) onTheirLoops() (n int) {
+	v.onLoops(func(l *loop) { n += len(l.sessions) })
+	return n
+}
+
+// play connects a client and plays steps with it.
+func (v *virtual) play(listener int, steps ...step) *player {
+	v.t.Helper()
+	p := &player{v.t, v.testGateway, v.f, v.connect(listener), nil, whole, whole}
+	p.play(steps...)
+	return p
+}
+
+// say sends something to the gateway, which has handled it when say returns.
+func (v *virtual) say(c *client, s string) {
+	v.t.Helper()
+	c.send(text(s))
+	eventually(v.t, "the bytes at the gateway's socket", func() bool {
+		n := 0
+		c.control(v.t, func(fd int) (err error) { n, err = unix.IoctlGetInt(fd, unix.TIOCOUTQ); return err })
+		return n == 0
+	})
+	v.settle()
+}
+
+// pass lets so much time go by. The loops wake up whenever a timer is due in between.
+func (v *virtual) pass(d time.Duration) {
+	v.t.Helper()
+	v.settle()
+	for end := v.time.Load() + int64(d); ; {
+		at := end
+		v.testGateway.onLoops(func(l *loop) {
+			if next := l.wheel.next(); next != 0 {
+				at = min(at, max(next, l.now))
+			}
+		})
+		v.time.Store(at)
+		v.testGateway.onLoops(func(l *loop) { l.wheel.advance(l.now) })
+		v.settle()
+		if at == end {
+			return
+		}
+	}
+}
+
+// due lets d pass. Until the last nanosecond nothing may be charged, and then, within the tick, exactly want; see charged.
+func (v *virtual) due(d time.Duration, want ...string) {
+	v.t.Helper()
+	v.pass(d - 1)
+	v.charged()
+	v.pass(time.Duration(1 + tick))
+	v.charged(want...)
+}
+
+// quiet lets d pass, in which nobody is charged with anything.
+func (v *virtual) quiet(d time.Duration) {
+	v.t.Helper()
+	v.pass(d)
+	v.charged()
+}
+
+var chargedSeries = regexp.MustCompile(`(?m)^icapgate_(closes|rejects|replays)_total\{(?:side="(\w+)",)?reason="(\w+)"\} (\d+)$`)
+
+// charged checks who has been charged with what since it was called last: "client R" and "server R" are closed connections, "reject R"
+// an answer of the gateway itself, "replay R" a request sent again, "check" a server whose health is doubted after a failed attempt.
+func (v *virtual) charged(want ...string) {
+	v.t.Helper()
+	if len(want) == 0 {
+		v.settle()
+		if got := v.newCharges(); len(got) > 0 {
+			v.t.Fatalf("charged with %q too early", got)
+		}
+		return
+	}
+	slices.Sort(want)
+	var got []string
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		v.settle()
+		if got = v.newCharges(); len(got) >= len(want) || time.Now().After(end) {
+			break
+		}
+	}
+	if !slices.Equal(got, want) {
+		v.t.Fatalf("charged: %q\n   want: %q", got, want)
+	}
+	v.counted = append(v.counted, got...)
+}
+
+func (v *virtual) newCharges() (list []string) {
+	var b strings.Builder
+	v.writeMetrics(&b)
+	for _, m := range chargedSeries.FindAllStringSubmatch(b.String(), -1) {
+		var n int
+		_, _ = fmt.Sscan(m[4], &n)
+		name := map[string]string{"closes": m[2], "rejects": "reject", "replays": "replay"}[m[1]] + " " + m[3]
+		list = append(list, slices.Repeat([]string{name}, n)...)
+	}
+	list = append(list, slices.Repeat([]string{"check"}, int(v.checks.Load()))...)
+	for _, old := range v.counted {
+		if i := slices.Index(list, old); i >= 0 {
+			list = slices.Delete(list, i, i+1)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+var endOfRecord = regexp.MustCompile(`"end":"(\w+)"`)
+
+// logged checks why the transactions ended, in their order, as the access log says. It is called last.
+func (v *virtual) logged(want ...string) {
+	v.t.Helper()
+	v.Close()
+	b, err := os.ReadFile(v.log)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	var got []string
+	for _, m := range endOfRecord.FindAllSubmatch(b, -1) {
+		got = append(got, string(m[1]))
+	}
+	if !slices.Equal(got, want) {
+		v.t.Errorf("the access log says %q, want %q", got, want)
+	}
+}
+
+// The clock of a virtual gateway stands still, and passes when it is told to.
+func TestVirtualTime(t *testing.T) {
+	v := startVirtual(t, nil, "", "")
+	read := func() (now int64) {
+		now = math.MaxInt64
+		v.testGateway.onLoops(func(l *loop) { now = min(now, l.now) })
+		return now
+	}
+	before := read()
+	if now := read(); now != before {
+		t.Errorf("%v went by on their own", time.Duration(now-before))
+	}
+	v.pass(time.Hour)
+	if now := read(); now != before+int64(time.Hour) {
+		t.Errorf("%v went by, want 1h", time.Duration(now-before))
+	}
+}
