@@ -105,7 +105,7 @@ type Idle struct {
 type PoolTimeouts struct {
 	Connect  Duration `yaml:"connect"`  // TCP connect, and with tls the handshake
 	Send     Duration `yaml:"send"`     // without taking a byte that we have for it
-	Response Duration `yaml:"response"` // without a byte of a response that we wait for
+	Response Duration `yaml:"response"` // until the first byte of an answer, then for its heads, then without a byte of its body
 }
 
 // Queue bounds the transactions that wait for a server of the pool.

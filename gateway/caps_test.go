@@ -420,7 +420,7 @@ func TestLearntCap(t *testing.T) {
 	})
 }
 
-// idle.timeout, max_age and max_requests end connections to servers.
+// idle.max_requests and reuse: false end connections to servers. The limits in time are tested by TestIdleLimits.
 func TestServerConnectionLimits(t *testing.T) {
 	t.Run("max_requests", func(t *testing.T) {
 		f := startFake(t)
@@ -437,22 +437,6 @@ func TestServerConnectionLimits(t *testing.T) {
 		if on[0] != on[1] || on[1] == on[2] || on[2] != on[3] {
 			t.Errorf("the requests were made on connections %v, want two on each", on)
 		}
-	})
-	t.Run("idle", func(t *testing.T) {
-		f := startFake(t)
-		g := startGateway(t, []string{f.address}, quiet+"    idle: {timeout: 100ms}\n", "").ready()
-		p := newPlayer(t, g, f, 1)
-		p.play(simple(v04, forwarded(v04))...)
-		p.s.over(t)
-		p.again(false)
-	})
-	t.Run("max_age", func(t *testing.T) {
-		f := startFake(t)
-		g := startGateway(t, []string{f.address}, quiet+"    idle: {max_age: 100ms}\n", "").ready()
-		p := newPlayer(t, g, f, 1)
-		p.play(simple(v04, forwarded(v04))...)
-		g.elapse(150)
-		p.again(false)
 	})
 	t.Run("reuse", func(t *testing.T) {
 		f := startFake(t)

@@ -32,11 +32,13 @@ const (
 	waitRequest             // client: between requests
 	waitHead                // client: within a head
 	waitBody                // client: within a body that has somewhere to go
+	waitRest                // client: the rest of a request that has been answered, which is dropped
 	waitTaken               // either: the peer does not take what is waiting for it
 	waitLinger              // client: its FIN, after our last answer
 	waitConnect             // server: the connect, with the TLS handshake
 	waitDescriptor          // server: a descriptor to connect with
-	waitAnswer              // server: the answer to a request that it has whole
+	waitAnswer              // server: the head of the answer to a request that it has whole
+	waitMore                // server: more of the answer's body
 	waitUse                 // server: idle in the pool
 )
 
@@ -88,7 +90,7 @@ type conn struct {
 
 	timer    timer
 	waits    waitKind // what timer is about
-	activeAt int64    // when the wait began, or the peer last did what is waited for: took a byte (waitTaken) or sent one
+	activeAt int64    // when the wait began, or the peer last took a byte (waitTaken) or sent one of a body (waitBody, waitMore)
 
 	received, sent uint64 // bytes on the wire
 	bodyRound      int    // body bytes sent since endRound last counted them
@@ -136,12 +138,10 @@ func (c *conn) onEvents(events uint32) {
 	}
 }
 
-// wait sets the deadline: the peer may take timeout from its last sign of life, or from now if it has not been waited for
-// in this way before. A timeout of 0 is none.
+// wait sets the deadline: the peer may take timeout from the beginning of the wait or, where signs of life count, from the latest
+// one. A timeout of 0 is none.
 func (c *conn) wait(kind waitKind, timeout configs.Duration) {
-	if c.waits != kind {
-		c.waits, c.activeAt = kind, c.loop.now
-	}
+	c.beginWait(kind)
 	at := int64(0)
 	if timeout > 0 {
 		at = c.activeAt + int64(timeout)
@@ -149,10 +149,25 @@ func (c *conn) wait(kind waitKind, timeout configs.Duration) {
 	c.loop.wheel.set(&c.timer, at)
 }
 
-// waitUntil is wait with a deadline that signs of life don't move.
+// waitUntil is wait with a deadline that nothing moves.
 func (c *conn) waitUntil(kind waitKind, at int64) {
-	c.waits = kind
+	c.beginWait(kind)
 	c.loop.wheel.set(&c.timer, at)
+}
+
+func (c *conn) beginWait(kind waitKind) {
+	if c.waits != kind {
+		c.waits, c.activeAt = kind, c.loop.now
+	}
+}
+
+// takesMore tries to write when the peer seems to take nothing: the event of a writable socket comes only when a good part of its
+// buffer is free, which a slow reader may not have brought about yet. It also returns true when the connection proves to be broken.
+func (c *conn) takesMore() bool {
+	before := c.sent
+	c.writable = true
+	c.flush()
+	return c.sent != before || c.writeErr != nil
 }
 
 // read reads decrypted bytes into p. errDry: no more now; io.EOF: the peer's end (FIN or close_notify); any other error: broken.
@@ -207,7 +222,7 @@ func (c *conn) rawRead(p []byte) (int, error) {
 // tookIn counts n bytes that have come.
 func (c *conn) tookIn(n int) {
 	c.received += uint64(n)
-	if c.waits != waitTaken {
+	if c.waits == waitBody || c.waits == waitMore {
 		c.activeAt = c.loop.now
 	}
 }

@@ -357,24 +357,6 @@ func (g *testGateway) up(f *fakeServer) bool {
 	return g.metric(`server_up{pool="dlp",server="`+f.address+`"}`) == 1
 }
 
-// A server that does not answer to the connect, after the time for it, is as good as one that refuses.
-func TestConnectTimeout(t *testing.T) {
-	f := startFake(t)
-	hole := blackHole(t)
-	g := startGateway(t, []string{hole, f.address}, "    timeouts: {connect: 100ms}\n    health: {interval: 1h, timeout: 100ms, fall: 100}\n", "")
-	eventually(t, "the good server up", func() bool { return g.up(f) })
-	g.table.Load().pools[0].servers[0].Health.SetState(health.Up) // as if it had been until now
-	overBoth(t, func(t *testing.T, listener int) {
-		p := newPlayer(t, g, f, listener)
-		for range 3 {
-			p.play(simple(v05, forwarded(v05))...)
-		}
-	})
-	if g.metric(`closes_total{side="server",reason="connect_timeout"}`) == 0 {
-		t.Error("the hole was not tried")
-	}
-}
-
 // A large body waits at the client while its request looks for a server that answers to the connect.
 func TestConnectTimeoutLargeBody(t *testing.T) {
 	f := startFake(t)

@@ -51,6 +51,7 @@ type serverConn struct {
 	body     icap.BodyReader
 	start    int // as in session
 	end      int
+	headAt   int64 // when the first byte of the current head came, 0: none yet
 
 	began int64 // when the attempt began
 }
@@ -70,7 +71,7 @@ func (l *loop) newServerConn(p *loopPool, shard *pool.Shard[*serverConn]) *serve
 // begin makes the connection ready for an attempt of c.tx.
 func (c *serverConn) begin() {
 	c.begun, c.inBody, c.finished, c.closes, c.splicing = false, false, false, false, false
-	c.starved, c.end = false, 0
+	c.starved, c.end, c.headAt = false, 0, 0
 	c.head.Reset()
 	c.pool = c.tx.pool
 	c.began = c.loop.now
@@ -372,6 +373,9 @@ func (c *serverConn) consume(p []byte) (n int) {
 
 // consumeHead takes the head of an interim or of the final answer, with its encapsulated heads; 0: not complete yet.
 func (c *serverConn) consumeHead(p []byte) int {
+	if c.headAt == 0 {
+		c.headAt = c.loop.now
+	}
 	r := &c.loop.resp
 	parsed := false
 	if c.end == 0 {
@@ -389,6 +393,7 @@ func (c *serverConn) consumeHead(p []byte) int {
 		}
 		if r.Status < 200 {
 			c.head.Reset()
+			c.headAt = 0
 			if r.Status == 100 {
 				c.tx.onContinue()
 			}
@@ -410,7 +415,7 @@ func (c *serverConn) consumeHead(p []byte) int {
 		return 0
 	}
 	end := c.end
-	c.end = 0
+	c.end, c.headAt = 0, 0
 	c.onFinal(r, p[end:end+n], len(p)-end-n)
 	return end + n
 }
@@ -639,7 +644,8 @@ func (c *serverConn) endRound() {
 }
 
 // setTimer sets the deadline of what the connection is waiting for now. A server that the gateway does not read from, or has
-// not sent the whole request to, is not late with its answer.
+// not sent the whole request to, is not late with its answer. Nothing but its first byte is a sign of life until its heads are through:
+// neither a 100 that nobody has asked for, nor a head that trickles in.
 func (c *serverConn) setTimer() {
 	cfg := &c.pool.table.cfg
 	switch {
@@ -647,12 +653,16 @@ func (c *serverConn) setTimer() {
 		c.waitUntil(waitConnect, c.began+int64(cfg.Timeouts.Connect))
 	case c.state == serverReady:
 		c.wait(waitUse, cfg.Idle.Timeout)
+	case c.headAt > 0:
+		c.waitUntil(waitAnswer, c.headAt+int64(cfg.Timeouts.Response))
 	case c.pending() > 0:
 		c.wait(waitTaken, cfg.Timeouts.Send)
-	case !c.finished && (c.tx.requestDone || c.tx.previewOnly()) && c.wantsBytes():
-		c.wait(waitAnswer, cfg.Timeouts.Response)
-	default:
+	case c.finished || !c.tx.requestDone && !c.tx.previewOnly() || !c.wantsBytes():
 		c.wait(waitNone, 0)
+	case c.inBody:
+		c.wait(waitMore, cfg.Timeouts.Response)
+	default:
+		c.wait(waitAnswer, cfg.Timeouts.Response)
 	}
 }
 
@@ -665,12 +675,16 @@ func (c *serverConn) onTimer() {
 	case waitUse:
 		c.leaveShard(reasonIdle)
 	case waitTaken:
+		if c.takesMore() {
+			c.onWritable()
+			return
+		}
 		if c.state == serverFlushing {
 			c.shut(reasonSendTimeout)
 			return
 		}
 		c.fail(failTimeout, reasonSendTimeout)
-	case waitAnswer:
+	case waitAnswer, waitMore:
 		c.fail(failTimeout, reasonResponseTimeout)
 	}
 }

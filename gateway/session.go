@@ -33,6 +33,13 @@ const (
 // client that is busy would have its next request on the way when our FIN comes, and lose it.
 const drainIdle = configs.Duration(time.Second)
 
+// maxRest and maxRestTime bound the rest of a request that is read and dropped after its answer. The time begins when the client has
+// taken the answer.
+const (
+	maxRest     = 64 << 20 // bytes of the body
+	maxRestTime = configs.Duration(30 * time.Second)
+)
+
 // session is the life of one client connection: one transaction after another. Owned by its loop.
 type session struct {
 	conn
@@ -292,7 +299,6 @@ func (s *session) reject(err error) {
 
 // fail ends the session with an error answer, or without one when an answer to the current request has begun.
 func (s *session) fail(status int, why rejectReason, r closeReason) {
-	s.loop.stats.rejects[why].Add(1)
 	begun, complete := s.tx.active && s.tx.answered, s.tx.responseDone
 	if s.tx.active {
 		s.tx.cancel(reasonClientAborted, why.String())
@@ -308,6 +314,7 @@ func (s *session) fail(status int, why rejectReason, r closeReason) {
 		return
 	}
 	l := s.loop
+	l.stats.rejects[why].Add(1)
 	l.line = appendAnswer(l.line[:0], status, 0, true, l.gw.extraFields)
 	s.send(l.line)
 	s.endSession(r)
@@ -391,7 +398,9 @@ func (s *session) setTimer() {
 		s.wait(waitRequest, drainIdle)
 	case s.request == requestHead:
 		s.wait(waitRequest, t.Idle)
-	case s.request == requestBody && s.tx.takesBody():
+	case s.request == requestBody && s.tx.discard && s.tx.responseDone:
+		s.wait(waitRest, maxRestTime)
+	case s.request == requestBody && s.tx.takesBody() && !s.tx.waiting:
 		s.wait(waitBody, t.Body)
 	default:
 		s.wait(waitNone, 0)
@@ -404,11 +413,17 @@ func (s *session) onTimer() {
 	case waitLinger:
 		s.finishClose(s.endCause)
 	case waitTaken:
+		if s.takesMore() {
+			s.onWritable()
+			return
+		}
 		s.gone(reasonWriteTimeout)
 	case waitHead:
 		s.fail(408, rejectTimeout, reasonHeadTimeout)
 	case waitBody:
 		s.fail(408, rejectTimeout, reasonBodyTimeout)
+	case waitRest:
+		s.tx.abandonRest()
 	case waitRequest:
 		if s.loop.gw.draining.Load() {
 			s.endSession(reasonShutdown)
@@ -428,6 +443,7 @@ func (s *session) next(close bool) {
 		return
 	}
 	s.request = requestHead
+	s.waits = waitNone // its idle time begins now
 	if s.hasMore() {
 		s.loop.runLater(&s.conn)
 	}
@@ -450,15 +466,17 @@ func (s *session) abort(r closeReason) {
 // gone closes the socket. A request that has been received whole and is with a server is brought to its end all the same: some
 // clients ignore answers, and a dropped request would be a lost incident.
 func (s *session) gone(r closeReason) {
-	if s.closed {
+	t := &s.tx
+	if s.closed { // and its request, which went on, has come to no good end
+		t.cancel(r, r.String())
 		return
 	}
-	t := &s.tx
 	if t.active && !(t.requestDone && t.srv != nil) {
 		t.cancel(reasonClientAborted, r.String())
 	}
 	s.finishClose(r)
 	if t.active {
+		t.end = r.String()
 		s.loop.runLater(&t.srv.conn) // it may have waited for the client to take its answer
 	}
 }

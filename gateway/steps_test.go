@@ -8,7 +8,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"icapgate/icap"
 )
@@ -224,15 +223,6 @@ func payloadSum(n, size int) [32]byte {
 		_, _ = io.WriteString(h, strings.Repeat("0123456789abcdef", k/16+1)[:k])
 	}
 	return [32]byte(h.Sum(nil))
-}
-
-// elapse lets so many ms go by on the loops' clocks. Tests use it to show that nothing happens; nothing waits for it.
-func (g *testGateway) elapse(ms int64) {
-	start := loopTime()
-	for loopTime()-start < ms*1e6 {
-		time.Sleep(5 * time.Millisecond)
-	}
-	g.settle()
 }
 
 // dialPlain connects without TLS to whatever there is.

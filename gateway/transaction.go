@@ -7,9 +7,6 @@ import (
 	"icapgate/pool"
 )
 
-// maxDropped bounds how many bytes of a request are read and dropped after its answer, before the session is closed.
-const maxDropped = 64 << 20
-
 // transaction is one ICAP request and its final response. It is part of its session and reused from request to
 // request. Owned by the loop.
 //
@@ -159,9 +156,8 @@ func (t *transaction) hold(req *icap.Request, head int, blocks []byte) {
 // forward takes decoded bytes of the body, in canonical framing, for the server.
 func (t *transaction) forward(p []byte) {
 	if t.discard {
-		if t.dropped += uint64(len(p)); t.dropped > maxDropped {
-			t.cancel(reasonNotReusable, reasonNotRead.String())
-			t.s.endSession(reasonNotRead)
+		if t.dropped += uint64(len(p)); t.dropped > maxRest {
+			t.abandonRest()
 		}
 		return
 	}
@@ -186,6 +182,12 @@ func (t *transaction) forward(p []byte) {
 	if t.srv != nil {
 		t.srv.sendBody(p)
 	}
+}
+
+// abandonRest ends the session, because the rest of an answered request has no end.
+func (t *transaction) abandonRest() {
+	t.cancel(reasonNotReusable, reasonNotRead.String())
+	t.s.endSession(reasonNotRead)
 }
 
 func (t *transaction) dropHeld() {
@@ -242,6 +244,7 @@ func (t *transaction) onContinue() {
 	switch {
 	case t.continued: // this server is a replacement for the one whose 100 the client got
 		t.serverContinued = true
+		t.srv.waits = waitNone // what it has to answer is another request now
 		t.pump()
 		t.s.loop.runLater(&t.s.conn)
 	case t.s.request == requestHeld:

@@ -128,6 +128,28 @@ func (v *virtual) quiet(d time.Duration) {
 	v.charged()
 }
 
+// full returns when the sockets of sessions and of their servers take no more bytes, even if tried: the event of a writable socket
+// comes only when a good part of its buffer is free.
+func (v *virtual) full() {
+	v.t.Helper()
+	for moved := true; moved; {
+		moved = false
+		v.stuck(v.t)
+		v.testGateway.onLoops(func(l *loop) {
+			for s := range l.sessions {
+				if s.pending() > 0 && s.takesMore() {
+					moved = true
+					s.onWritable()
+				}
+				if c := s.tx.srv; c != nil && c.pending() > 0 && c.takesMore() {
+					moved = true
+					c.onWritable()
+				}
+			}
+		})
+	}
+}
+
 var chargedSeries = regexp.MustCompile(`(?m)^icapgate_(closes|rejects|replays)_total\{(?:side="(\w+)",)?reason="(\w+)"\} (\d+)$`)
 
 // charged checks who has been charged with what since it was called last: "client R" and "server R" are closed connections, "reject R"
