@@ -149,11 +149,7 @@ func (g *Gateway) Listening() string {
 func (g *Gateway) Drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(g.config.Load().DrainTimeout))
 	defer cancel()
-	g.draining.Store(true)
-	g.stopAccepting()
-	for _, l := range g.loops {
-		l.post(l.drain)
-	}
+	g.beginDrain()
 	g.finishHandshakes(ctx)
 	for g.Sessions()+g.inFlight() > 0 {
 		select {
@@ -165,10 +161,18 @@ func (g *Gateway) Drain(ctx context.Context) {
 	}
 }
 
+func (g *Gateway) beginDrain() {
+	g.draining.Store(true)
+	g.stopAccepting()
+	for _, l := range g.loops {
+		l.post(l.drain)
+	}
+}
+
 // finishHandshakes waits for the handshakes that run, as long as it would for their requests: a client can send one with the last bytes
 // of its handshake.
 func (g *Gateway) finishHandshakes(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(drainIdle))
+	ctx, cancel := context.WithTimeout(ctx, drainIdle)
 	defer cancel()
 	defer context.AfterFunc(ctx, g.closeHandshakes)()
 	for _, ls := range g.listeners {
@@ -182,13 +186,31 @@ func (g *Gateway) closeHandshakes() {
 	}
 }
 
-// drain looks at the sessions that have no request: some have sent one that has not been read yet, the others may be idle for
-// drainIdle only.
+// Idle clients are not closed all at once when the gateway drains: they will come back, with a TLS handshake each, to those who take its
+// place. drainPace is the time between two of a loop, as long as drainSpan suffices.
+const (
+	drainPace    = 5 * time.Millisecond
+	maxDrainSpan = 5 * time.Second
+)
+
+// drainSpan is the time in which idle clients are closed at most: the rest of drain_timeout is for the requests that they make until then.
+func (g *Gateway) drainSpan() time.Duration {
+	return min(time.Duration(g.config.Load().DrainTimeout)/2, maxDrainSpan)
+}
+
+// drain looks at the sessions that have no request: some have sent one that has not been read yet, the others are closed when they have
+// been idle for drainIdle and it is their turn.
 func (l *loop) drain() {
+	n := int64(len(l.sessions))
+	span := min(int64(l.gw.drainSpan()), n*int64(drainPace))
+	turn := int64(0)
 	for s := range l.sessions {
-		if s.request == requestHead && s.headAt == 0 {
-			l.guard(&s.conn, s.run)
+		if s.request != requestHead || s.headAt > 0 {
+			continue
 		}
+		s.drainAt = l.now + span*turn/n
+		turn++
+		l.guard(&s.conn, s.run)
 	}
 }
 

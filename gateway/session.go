@@ -31,7 +31,7 @@ const (
 
 // drainIdle is how long a client may be without a request while the gateway drains. It gets a moment after its last answer, because a
 // client that is busy would have its next request on the way when our FIN comes, and lose it.
-const drainIdle = configs.Duration(time.Second)
+const drainIdle = time.Second
 
 // maxRest and maxRestTime bound the rest of a request that is read and dropped after its answer. The time begins when the client has
 // taken the answer.
@@ -59,6 +59,7 @@ type session struct {
 	endCause closeReason // of ending
 	linger   int         // > 0: our direction is closed; so many bytes more are dropped
 	headAt   int64       // when the first byte of the current head came, 0: none yet
+	drainAt  int64       // not before, an idle session is closed because the gateway drains
 }
 
 // newSession makes fd a session of l and starts it. The fd belongs to the loop from here on.
@@ -395,7 +396,8 @@ func (s *session) setTimer() {
 	case s.request == requestHead && s.headAt > 0:
 		s.waitUntil(waitHead, s.headAt+int64(t.Head))
 	case s.request == requestHead && s.loop.gw.draining.Load():
-		s.wait(waitRequest, drainIdle)
+		s.beginWait(waitRequest)
+		s.waitUntil(waitRequest, max(s.activeAt+int64(drainIdle), s.drainAt))
 	case s.request == requestHead:
 		s.wait(waitRequest, t.Idle)
 	case s.request == requestBody && s.tx.discard && s.tx.responseDone:
