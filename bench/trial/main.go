@@ -25,6 +25,7 @@ type trial struct {
 }
 
 var trials = []*trial{
+	calls,
 	drain,
 	slow,
 	soak,
