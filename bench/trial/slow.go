@@ -52,7 +52,8 @@ const (
 	roundBytes  = 48 * 4   // KiB: see gateway/loop.go
 	bigUpload   = 10e9     // bytes
 	smallSize   = 1 << 10  // bytes
-	slowChunk   = 64 << 10 // bytes
+	smallChunk  = 64 << 10 // bytes, over icaps
+	largeChunk  = 1 << 20  // bytes, over icap: the gateway splices these
 )
 
 // errTimeOver ends a transfer that is long enough.
@@ -169,6 +170,11 @@ func (o *slowOptions) transfers(ctx context.Context, r *rig, title string, list 
 			return err
 		}
 	}
+	m, err := r.metrics(ctx)
+	if err != nil {
+		return err
+	}
+	r.note("body bytes of the gateway so far, by their way: %v", m.by("body_bytes_total", "via"))
 	r.note("gateway before: %v\ngateway after:  %v", before, after)
 	rise := after.Peak - before.RSS
 	r.figure("peak of memory above that before", megabytes(rise), "MB")
@@ -192,7 +198,10 @@ func (t *transfer) run(ctx context.Context, r *rig, size int64, start int, end t
 	}
 	body := bench.Body(start, size)
 	began := time.Now()
-	q := &call{Message: bench.Message{Method: icap.MethodReqmod, Preview: -1, Chunk: slowChunk}, Size: size, Start: start}
+	q := &call{Message: bench.Message{Method: icap.MethodReqmod, Preview: -1, Chunk: smallChunk}, Size: size, Start: start}
+	if !t.secure {
+		q.Message.Chunk = largeChunk
+	}
 	q.Send = reader(func(p []byte) (int, error) {
 		if err := over(); err != nil {
 			return 0, err
