@@ -30,6 +30,7 @@ var trials = []*trial{
 	slow,
 	soak,
 	reload,
+	abuseTrial,
 }
 
 // Exit codes.
@@ -45,6 +46,9 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, out, progress io.Writer) int {
 	if len(args) > 0 && args[0] == serveArg {
 		return serve(args[1:], out, progress)
+	}
+	if len(args) > 0 && args[0] == abuseArg {
+		return abuseClients(args[1:], out, progress)
 	}
 	if len(args) == 0 || args[0] == "-h" || args[0] == "--help" || args[0] == "help" {
 		printTrials(out)

@@ -24,8 +24,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == serveArg {
-		main() // a test has started us as a server
+	if len(os.Args) > 1 && (os.Args[1] == serveArg || os.Args[1] == abuseArg) {
+		main() // a test has started us as a server, or as hostile clients
 	}
 	os.Exit(m.Run())
 }
@@ -42,6 +42,9 @@ func TestUsage(t *testing.T) {
 		{"drain --nonsense", "nonsense", exitUsage},
 		{"drain 7", `unexpected argument "7"`, exitUsage},
 		{"serve", "is what trials start", exitUsage},
+		{"abuse-clients", "is what a trial starts", exitUsage},
+		{"abuse-clients {}", "no abuse", exitUsage},
+		{"abuse --only nonsense", "a kind that is not there", exitFailure},
 		{"drain --json /no/such/folder/file", "no such file", exitFailure},
 	} {
 		var out bytes.Buffer
