@@ -30,8 +30,8 @@ the gateway's memory stays below --memory, and all is given back when they have 
 The timeouts of the listeners are shorter than their defaults, so that those who are to run into them do so within the run:
 handshake 5s (10s), head 3s (10s), body 5s (60s). Idle connections to servers are kept for 1s (30s), so that all is given back within the run.
 
-Latencies are those of a machine that runs the hostile clients, too. That is why no more than 1000 of these begin per second, of all kinds
-together; and why there are so few that never read: over loopback each of them fills 30 MB of socket buffers, most of them not the gateway's, and
+Latencies are those of a machine that runs the hostile clients, too: what a request straight to a server takes meanwhile tells how busy it is.
+That is why no more than 500 of them begin per second, of all kinds together; and why there are so few that never read: over loopback each of them fills 30 MB of socket buffers, most of them not the gateway's, and
 what all sockets of a machine may have (tcp_mem) is soon gone, which slows down everybody.
 
     go run ./bench/trial abuse
@@ -150,7 +150,7 @@ func (o *abuseOptions) kinds() (list []string, err error) {
 }
 
 // beginRate is how many hostile clients begin per second.
-const beginRate = 1000
+const beginRate = 500
 
 // part lets hostile clients of some kinds do what they do, normal ones beside them, and judges what comes of it.
 func (o *abuseOptions) part(ctx context.Context, r *rig, title string, kinds ...string) error {

@@ -48,14 +48,14 @@ type abuse struct {
 }
 
 var abuses = []abuse{
-	{"silent", "connect to icaps and say nothing", false, time.Second, silent},
+	{"silent", "connect to icaps and say nothing", false, 2 * time.Second, silent},
 	{"half-open", "send a ClientHello and nothing more", false, time.Second, halfOpen},
-	{"garbage", "send random bytes to icaps, as such or as a TLS record", false, 200 * time.Millisecond, garbage},
-	{"tls-on-plain", "send a ClientHello to icap", true, 200 * time.Millisecond, tlsOnPlain},
-	{"plain-on-tls", "send plain ICAP to icaps", false, 200 * time.Millisecond, plainOnTLS},
+	{"garbage", "send random bytes to icaps, as such or as a TLS record", false, time.Second, garbage},
+	{"tls-on-plain", "send a ClientHello to icap", true, time.Second, tlsOnPlain},
+	{"plain-on-tls", "send plain ICAP to icaps", false, time.Second, plainOnTLS},
 	{"slow-head", "send a head byte by byte", false, time.Second, slowHead},
-	{"huge-head", "send a head, a line or a list of fields that does not end", false, 200 * time.Millisecond, hugeHead},
-	{"malformed", "send requests that break the protocol", false, 200 * time.Millisecond, malformed},
+	{"huge-head", "send a head, a line or a list of fields that does not end", false, time.Second, hugeHead},
+	{"malformed", "send requests that break the protocol", false, time.Second, malformed},
 	{"deaf", "have 64 MB echoed and never read", false, time.Second, deaf},
 	{"idle", "make one request, wait to the end, make another", false, 0, idle},
 }
