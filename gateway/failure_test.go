@@ -152,6 +152,48 @@ func TestReplayedPreviewGoesOn(t *testing.T) {
 	})
 }
 
+// A 100 is no answer: a server that dies after it is replaced as long as all is held, and the other one's 100 is kept from the client.
+func TestServerDiesAfterContinue(t *testing.T) {
+	g := startPair(t, "", "")
+	overBoth(t, func(t *testing.T, listener int) {
+		for _, when := range []string{"before the rest", "in the rest", "in its answer"} {
+			t.Run(when, func(t *testing.T) {
+				c := g.dialFor(t, listener)
+				part, rest := preview(4)+"4¶abcd¶0¶¶", text("2¶ef¶0¶¶")
+				c.send(text(part))
+				s, _ := g.next(t)
+				s.gets(part)
+				s.send(text(goOn))
+				c.expect(text(goOn))
+				switch when {
+				case "before the rest":
+					s.reset()
+					c.send(rest)
+				case "in the rest":
+					c.send(rest)
+					s.expect(rest)
+					s.reset()
+				case "in its answer":
+					c.send(rest)
+					s.expect(rest)
+					s.send("ICAP/1.0 2")
+					g.settle()
+					s.reset()
+					c.refusal(502, false)
+					return
+				}
+				s, _ = g.next(t)
+				s.gets(part)
+				s.send(text(goOn))
+				s.expect(rest)
+				s.send(text(page))
+				c.expect(text(page))
+				s.release()
+			})
+		}
+	})
+}
+
 // A request whose beginning is not held any more is not sent again: 502, and the client's connection goes on.
 func TestNothingIsReplayedBeyondTheBuffer(t *testing.T) {
 	g := startPair(t, "    retry: {replay_buffer: 16KiB}\n", "")

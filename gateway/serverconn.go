@@ -42,7 +42,7 @@ type serverConn struct {
 	dialing bool // a goroutine connects, with TLS
 	counted bool // it has a socket of those that limits allows
 
-	begun    bool // a byte of the current answer has come
+	begun    bool // a byte of the current answer has come, a 100 apart
 	inBody   bool // its heads are through
 	finished bool // it is complete
 	closes   bool // it said Connection: close
@@ -267,7 +267,7 @@ func (c *serverConn) take() (n int, ok bool) {
 		c.onReadEnd(err)
 		return 0, false
 	}
-	c.starved, c.begun = false, true
+	c.starved = false
 	k := c.consume(p)
 	c.keep(p, k)
 	return max(k, 1), true
@@ -373,6 +373,7 @@ func (c *serverConn) consume(p []byte) (n int) {
 
 // consumeHead takes the head of an interim or of the final answer, with its encapsulated heads; 0: not complete yet.
 func (c *serverConn) consumeHead(p []byte) int {
+	c.begun = true
 	if c.headAt == 0 {
 		c.headAt = c.loop.now
 	}
@@ -393,7 +394,7 @@ func (c *serverConn) consumeHead(p []byte) int {
 		}
 		if r.Status < 200 {
 			c.head.Reset()
-			c.headAt = 0
+			c.headAt, c.begun = 0, false // the answer is still to come
 			if r.Status == 100 {
 				c.tx.onContinue()
 			}
@@ -484,7 +485,8 @@ func (c *serverConn) broken(err error) {
 
 // fail closes the connection and lets the transaction decide what becomes of its request.
 func (c *serverConn) fail(f failure, r closeReason) {
-	t, reused, begun := c.tx, c.reused, c.begun
+	t, begun := c.tx, c.begun
+	reused := c.reused && !(t != nil && t.serverContinued) // one that has said 100 was not closed while it was idle
 	c.shut(r)
 	if t != nil { // a panic would have to end the session: this connection is gone
 		c.loop.guard(&t.s.conn, func() { t.onFailure(f, c.server, reused, begun) })
