@@ -174,10 +174,11 @@ func (a *accounts) judgeAnswer(r *result, line accessLine) {
 		a.unexpected(r.plan, "%s has answered %d", r.server, r.status)
 		return
 	}
-	found := false
+	// An early answer, or one before a cut, may leave before the body has been read: there is no record if the server died then.
+	soon := w.what == early || w.what == cut
+	found := soon && a.killed(r.server, r.began, r.ended.Add(time.Second))
 	for _, seen := range a.records[r.id] {
-		// An early answer, or one before a cut, may leave before the body has been read.
-		found = found || seen.name == r.server && (seen.Error == "" || w.what == early || w.what == cut)
+		found = found || seen.name == r.server && (seen.Error == "" || soon)
 	}
 	if !found && r.message.Method != icap.MethodOptions {
 		a.unexpected(r.plan, "%s has answered %d and not seen it whole", r.server, r.status)
@@ -227,11 +228,11 @@ func (a *accounts) explain(r *result, line accessLine, what string) {
 	}
 }
 
-// killed says whether a server was killed at a time, "": any server.
+// killed says whether a server died at a time, "": any server.
 func (a *accounts) killed(name string, from, to time.Time) bool {
 	const crossing = 100 * time.Millisecond // from a kill to the end of all it does
 	for _, k := range a.s.kills {
-		if (name == "" || k.server.name == name) && k.from.After(from.Add(-crossing)) && k.from.Before(to.Add(crossing)) {
+		if (name == "" || k.server.name == name) && k.gone.After(from.Add(-crossing)) && k.from.Before(to.Add(crossing)) {
 			return true
 		}
 	}

@@ -18,7 +18,7 @@ func TestJudge(t *testing.T) {
 	start := time.Now()
 	killed := &server{name: "server0", address: "a:0"}
 	alive := &server{name: "server1", address: "a:1"}
-	s := &soaking{list: []*server{killed, alive}, kills: []kill{{server: killed, from: start.Add(10 * time.Second), to: start.Add(11 * time.Second)}}}
+	s := &soaking{list: []*server{killed, alive}, kills: []kill{{server: killed, from: start.Add(10 * time.Second), gone: start.Add(10100 * time.Millisecond), to: start.Add(11 * time.Second)}}}
 	truncated := &bench.Error{Kind: bench.Truncated, Err: io.EOF}
 	whole := []seen{{alive, record{}}}
 	for _, c := range []struct {

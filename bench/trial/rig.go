@@ -126,7 +126,10 @@ access_log: {output: %q}
 admin: {address: %q}
 %s`, pem, more, more, poolName, strings.Join(addresses, ", "), c.Pool, log, "unix:"+r.socket, c.Further)
 	path = filepath.Join(r.dir, "icapgate.yaml")
-	return path, os.WriteFile(path, []byte(text), 0o600)
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		return "", err
+	}
+	return path, os.Rename(path+".new", path) // a reload may be reading it
 }
 
 // startGateway starts the gateway and waits until it has checked its servers.

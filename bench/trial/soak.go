@@ -80,8 +80,8 @@ type result struct {
 
 // kill is a server that was killed.
 type kill struct {
-	server   *server
-	from, to time.Time // to: when it was started again
+	server         *server
+	from, gone, to time.Time // of the signal, of the end of the process, of its return
 }
 
 func (o *soakOptions) run(ctx context.Context, r *rig) error {
@@ -243,6 +243,7 @@ func (s *soaking) play(ctx context.Context, script []fault, start time.Time) err
 		case faultKill:
 			s.kills = append(s.kills, kill{server: server, from: time.Now()})
 			server.kill()
+			s.kills[len(s.kills)-1].gone = time.Now()
 		case faultStart:
 			if err := server.start(ctx); err != nil {
 				return err
