@@ -217,6 +217,7 @@ type failure uint8
 const (
 	failConnect    failure = iota // no connection came about: nothing was sent
 	failNoAnswer                  // the connection ended before the first byte of an answer
+	failVanished                  // the server vanished before it had a byte of the request
 	failFull                      // ICAP 503: the server is full, not dead
 	failAnswer                    // a broken or illegal answer, or one that ended in its head
 	failTimeout                   // a timeout while sending or waiting: the server may be at work on it
@@ -275,7 +276,7 @@ func (t *transaction) retryable(f failure, reused, begun bool) bool {
 	switch {
 	case t.held == nil || begun && f != failFull:
 		return false
-	case f == failConnect: // nothing was sent: each server once
+	case f == failConnect || f == failVanished: // the server has nothing of it: each server once
 		return t.attempts <= max(cfg.Attempts, len(t.pool.table.servers)-1)
 	case t.attempts > cfg.Attempts:
 		return false

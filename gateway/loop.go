@@ -62,6 +62,8 @@ type loop struct {
 	iov       [2][]byte // scratch for writev
 	sessions  map[*session]struct{}
 	stats     *loopStats
+	watch     watchTimes
+	tcpInfo   unix.TCPInfo // scratch
 
 	access       *accesslog.Buffer // nil: off
 	accessTimer  timer
@@ -80,7 +82,7 @@ func newLoop(gw *Gateway, index int) (*loop, error) {
 	l := &loop{
 		gw: gw, index: index, poller: p, clock: loopTime, log: gw.log, sessions: make(map[*session]struct{}),
 		pools: make(map[*poolTable]*loopPool), scratch: make([]byte, scratchSize),
-		stats: newLoopStats(), done: make(chan struct{}),
+		stats: newLoopStats(), watch: defaultWatchTimes, done: make(chan struct{}),
 	}
 	if gw.access != nil {
 		l.access = gw.access.NewBuffer()

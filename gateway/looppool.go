@@ -50,12 +50,23 @@ func (l *loop) currentTable() *table {
 	}
 	for s, h := range shards {
 		if l.shards[s] == nil { // no table names it any more
-			for c, ok := h.Get(); ok; c, ok = h.Get() {
-				c.shut(reasonRetired)
-			}
+			dropIdle(h, reasonRetired)
 		}
 	}
 	return t
+}
+
+// dropIdle closes the idle connections to a server.
+func (l *loop) dropIdle(s *pool.Server, r closeReason) {
+	if h := l.shards[s]; h != nil {
+		dropIdle(h, r)
+	}
+}
+
+func dropIdle(h *pool.Shard[*serverConn], r closeReason) {
+	for c, ok := h.Get(); ok; c, ok = h.Get() {
+		c.shut(r)
+	}
 }
 
 func (l *loop) poolFor(p *poolTable) *loopPool { return l.pools[p] }

@@ -26,7 +26,7 @@ import (
 
 var methodNames = [icap.NumMethods]string{icap.MethodOther: "other", icap.MethodOptions: "OPTIONS", icap.MethodReqmod: "REQMOD", icap.MethodRespmod: "RESPMOD"}
 
-var failureNames = [...]string{failConnect: "connect", failNoAnswer: "no_answer", failFull: "full", failAnswer: "bad_answer", failTimeout: "timeout", failOverloaded: "overloaded"}
+var failureNames = [...]string{failConnect: "connect", failNoAnswer: "no_answer", failVanished: "vanished", failFull: "full", failAnswer: "bad_answer", failTimeout: "timeout", failOverloaded: "overloaded"}
 
 // Directions and ways of body bytes, for body_bytes_total.
 const (

@@ -27,6 +27,7 @@ const (
 	reasonBadResponse
 	reasonSendTimeout
 	reasonResponseTimeout
+	reasonVanished      // bytes stay unacknowledged, and nothing is heard
 	reasonClientAborted // the client went away in the middle of its request
 	reasonNotReusable   // the answer came before the request was through, or limits of age or use
 	reasonRetired       // its server left the configuration
@@ -39,7 +40,7 @@ const (
 var reasonNames = [reasonCount]string{
 	"client_closed", "client_gone", "reset", "done", "idle", "head_timeout", "body_timeout", "write_timeout", "bad_request", "tls_on_plain", "rest_too_long",
 	"truncated", "server_closed", "unexpected_bytes", "connect_failed", "connect_timeout", "no_descriptor", "no_answer", "bad_response",
-	"send_timeout", "response_timeout", "client_aborted", "not_reusable", "retired", "shutdown", "panic",
+	"send_timeout", "response_timeout", "vanished", "client_aborted", "not_reusable", "retired", "shutdown", "panic",
 }
 
 func (r closeReason) String() string { return reasonNames[r] }

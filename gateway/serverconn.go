@@ -53,7 +53,9 @@ type serverConn struct {
 	end      int
 	headAt   int64 // when the first byte of the current head came, 0: none yet
 
-	began int64 // when the attempt began
+	began      int64  // when the attempt began
+	sentBefore uint64 // bytes on the wire before its first one
+	lookedAt   int64  // when hasVanished last looked, 0: never
 }
 
 // State implements pool.Conn.
@@ -74,7 +76,7 @@ func (c *serverConn) begin() {
 	c.starved, c.end, c.headAt = false, 0, 0
 	c.head.Reset()
 	c.pool = c.tx.pool
-	c.began = c.loop.now
+	c.began, c.sentBefore = c.loop.now, c.sent
 	c.reused = c.use.Requests > 0
 	c.use.Requests++
 	c.server.Begin()
@@ -299,6 +301,8 @@ func (c *serverConn) onReadEnd(err error) {
 		c.fail(failNoAnswer, reasonServerClosed)
 	case !c.begun && err == io.EOF:
 		c.fail(failNoAnswer, reasonNoAnswer)
+	case !c.begun && unanswered(err):
+		c.vanish()
 	case !c.begun:
 		c.fail(failNoAnswer, reasonReset)
 	default:
@@ -658,13 +662,13 @@ func (c *serverConn) setTimer() {
 	case c.headAt > 0:
 		c.waitUntil(waitAnswer, c.headAt+int64(cfg.Timeouts.Response))
 	case c.pending() > 0:
-		c.wait(waitTaken, cfg.Timeouts.Send)
+		c.watch(waitTaken, cfg.Timeouts.Send)
 	case c.finished || !c.tx.requestDone && !c.tx.previewOnly() || !c.wantsBytes():
 		c.wait(waitNone, 0)
 	case c.inBody:
 		c.wait(waitMore, cfg.Timeouts.Response)
 	default:
-		c.wait(waitAnswer, cfg.Timeouts.Response)
+		c.watch(waitAnswer, cfg.Timeouts.Response)
 	}
 }
 
@@ -677,16 +681,18 @@ func (c *serverConn) onTimer() {
 	case waitUse:
 		c.leaveShard(reasonIdle)
 	case waitTaken:
-		if c.takesMore() {
+		if c.isOver(c.pool.table.cfg.Timeouts.Send) && c.takesMore() {
 			c.onWritable()
 			return
 		}
-		if c.state == serverFlushing {
-			c.shut(reasonSendTimeout)
+		c.onWatch(c.pool.table.cfg.Timeouts.Send, reasonSendTimeout)
+	case waitAnswer:
+		if c.headAt > 0 {
+			c.fail(failTimeout, reasonResponseTimeout)
 			return
 		}
-		c.fail(failTimeout, reasonSendTimeout)
-	case waitAnswer, waitMore:
+		c.onWatch(c.pool.table.cfg.Timeouts.Response, reasonResponseTimeout)
+	case waitMore:
 		c.fail(failTimeout, reasonResponseTimeout)
 	}
 }
@@ -721,7 +727,7 @@ func (c *serverConn) onTLS(fd int, stream *tlsStream, err error) {
 		return
 	}
 	if err == nil {
-		c.fd = fd
+		c.fd, c.sent, c.sentBefore = fd, stream.transport.sent, stream.transport.sent
 		c.readable, c.writable = true, true
 		stream.attach(&c.conn)
 		err = c.loop.adopt(&c.conn)

@@ -39,6 +39,17 @@ func spliceNow(from, to, most int) (int, error) {
 	}
 }
 
+// tcpInfo asks for the state of a TCP connection; unix.GetsockoptTCPInfo allocates. What an older kernel does not know stays 0.
+func tcpInfo(fd int, info *unix.TCPInfo) error {
+	*info = unix.TCPInfo{}
+	size := uint32(unix.SizeofTCPInfo)
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO, uintptr(unsafe.Pointer(info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 func result(n uintptr, errno unix.Errno) (int, error) {
 	if errno != 0 {
 		return -1, errno

@@ -26,6 +26,7 @@ type transport struct {
 	conn     *conn      // on the loop
 	stream   *tlsStream // then, too
 	records  recordCounter
+	sent     uint64 // bytes of the handshake
 
 	onRead func(begins bool) // during the handshake: told of the begin and the end of each wait for bytes; nil: nobody wants to know
 }
@@ -50,7 +51,9 @@ func (t *transport) Write(p []byte) (int, error) {
 		t.conn.buffer(p)
 		return len(p), nil
 	}
-	return t.Conn.Write(p)
+	n, err := t.Conn.Write(p)
+	t.sent += uint64(n)
+	return n, err
 }
 
 // recordCounter finds the ends of records in what comes from the socket (RFC 8446 5.1: the length is in the last two of five bytes).

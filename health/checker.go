@@ -179,7 +179,7 @@ func (c *Checker) check(ctx context.Context) {
 	default:
 		c.cfg.Stats.OK.Add(1)
 	}
-	c.status.latest.Store(&verdict{fault: rep.fault, took: time.Since(began)})
+	c.status.latest.Store(&verdict{fault: rep.fault, unreachable: rep.unreachable, took: time.Since(began)})
 	c.setMissing(rep.missing)
 	c.setState(c.machine.step(rep.outcome), rep.fault)
 }

@@ -248,6 +248,9 @@ func TestExpediteFindsDown(t *testing.T) {
 		begin := time.Now()
 		c, _ := start(t, f.config("/a"))
 		at(begin, 1*time.Second)
+		if c.Status().Unreachable() {
+			t.Error("unreachable after a good check")
+		}
 		f.setRefuse(errRefused)
 		for c.Status().State() == Up && time.Since(begin) < 5*time.Second {
 			c.Expedite()
@@ -255,6 +258,9 @@ func TestExpediteFindsDown(t *testing.T) {
 		}
 		if took := time.Since(begin) - time.Second; took > 500*ms || c.Status().State() != Down {
 			t.Errorf("%v after %v, want down within 500ms", c.Status().State(), took)
+		}
+		if !c.Status().Unreachable() {
+			t.Error("not unreachable, though nobody listens")
 		}
 	})
 }

@@ -22,6 +22,8 @@ type report struct {
 	outcome outcome
 	fault   string // "": none. Not only with bad: a missing path is named too
 	missing []bool // by path: answered with 404; nil if that was not found out
+
+	unreachable bool // no connection came about, TLS aside
 }
 
 // round asks the server one OPTIONS per path, over one connection if the server lets it.
@@ -31,6 +33,8 @@ type round struct {
 	buf  []byte   // the answer
 	resp icap.Response
 	more bool // bytes follow the head of the answer
+
+	unreachable bool // the latest connect failed
 }
 
 // run asks all questions and judges the answers. The connection is closed at the end: on some servers an open one holds a thread.
@@ -45,7 +49,7 @@ func (r *round) run(ctx context.Context) report {
 		status, err := r.ask(ctx, path, i == len(r.cfg.Paths)-1)
 		switch {
 		case err != nil:
-			return failed(err)
+			return r.failed(err)
 		case status == 200:
 			rep.outcome = good
 			r.learn()
@@ -76,7 +80,7 @@ func (r *round) run(ctx context.Context) report {
 func (r *round) runAny(ctx context.Context) report {
 	status, err := r.ask(ctx, anyPath, true)
 	if err != nil {
-		return failed(err)
+		return r.failed(err)
 	}
 	if status == 200 {
 		r.learn()
@@ -85,11 +89,11 @@ func (r *round) runAny(ctx context.Context) report {
 }
 
 // failed judges a question that got no answer.
-func failed(err error) report {
+func (r *round) failed(err error) report {
 	if OwnFault(err) {
 		return report{outcome: none, fault: "cannot check: " + err.Error()}
 	}
-	return report{outcome: bad, fault: err.Error()}
+	return report{outcome: bad, fault: err.Error(), unreachable: r.unreachable}
 }
 
 // OwnFault says whether a connection failed because this machine lacks a descriptor or memory, which says nothing about the server.
@@ -159,6 +163,7 @@ func (r *round) askOnce(ctx context.Context, path string, last bool) (status int
 // dial connects, TLS included. The caller owns the connection.
 func (r *round) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := r.cfg.Dial(ctx, "tcp", r.cfg.Address)
+	r.unreachable = err != nil
 	if err != nil || r.cfg.TLS == nil {
 		return conn, err
 	}

@@ -81,25 +81,25 @@ func TestRoundPaths(t *testing.T) {
 		want       report
 	}{
 		{"both", map[string]string{"/a": ok200, "/b": ok200}, false,
-			report{good, "", []bool{false, false}}},
+			report{good, "", []bool{false, false}, false}},
 		{"one missing", map[string]string{"/a": ok200}, false,
-			report{good, "OPTIONS /b: 404 ICAP Service not found", []bool{false, true}}},
+			report{good, "OPTIONS /b: 404 ICAP Service not found", []bool{false, true}, false}},
 		{"the first missing", map[string]string{"/b": ok200}, false,
-			report{good, "OPTIONS /a: 404 ICAP Service not found", []bool{true, false}}},
+			report{good, "OPTIONS /a: 404 ICAP Service not found", []bool{true, false}, false}},
 		{"all missing", nil, false,
-			report{bad, "OPTIONS /a: 404 ICAP Service not found", []bool{true, true}}},
+			report{bad, "OPTIONS /a: 404 ICAP Service not found", []bool{true, true}, false}},
 		{"all missing beside other paths", nil, true,
-			report{good, "OPTIONS /a: 404 ICAP Service not found", []bool{true, true}}},
+			report{good, "OPTIONS /a: 404 ICAP Service not found", []bool{true, true}, false}},
 		{"one full", map[string]string{"/a": busy503, "/b": ok200}, false,
-			report{good, "OPTIONS /a: 503 Service overloaded", []bool{false, false}}},
+			report{good, "OPTIONS /a: 503 Service overloaded", []bool{false, false}, false}},
 		{"all full", map[string]string{"/a": busy503, "/b": busy503}, false,
-			report{full, "OPTIONS /a: 503 Service overloaded", []bool{false, false}}},
+			report{full, "OPTIONS /a: 503 Service overloaded", []bool{false, false}, false}},
 		{"full and missing", map[string]string{"/b": busy503}, false,
-			report{full, "OPTIONS /a: 404 ICAP Service not found", []bool{true, false}}},
+			report{full, "OPTIONS /a: 404 ICAP Service not found", []bool{true, false}, false}},
 		{"an error", map[string]string{"/a": ok200, "/b": error500}, false,
-			report{bad, "OPTIONS /b: 500 Server error", nil}},
+			report{bad, "OPTIONS /b: 500 Server error", nil, false}},
 		{"no answer", map[string]string{"/a": ok200, "/b": hang}, false,
-			report{bad, "OPTIONS /b: no answer within 2s", nil}},
+			report{bad, "OPTIONS /b: no answer within 2s", nil, false}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -195,8 +195,8 @@ func TestRoundFaults(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeServer{answer: always(tt.answer)}
 				got := runRound(f, f.config("/a"))
-				if got.outcome != bad || !strings.Contains(got.fault, tt.want) {
-					t.Errorf("got %+v, want a fault with %q", got, tt.want)
+				if got.outcome != bad || !strings.Contains(got.fault, tt.want) || got.unreachable {
+					t.Errorf("got %+v, want a fault with %q of a server that was reached", got, tt.want)
 				}
 				synctest.Wait()
 				f.checkNoneOpen(t)
@@ -208,7 +208,7 @@ func TestRoundFaults(t *testing.T) {
 func TestRoundConnectFaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeServer{refuse: errRefused}
-		if got := runRound(f, f.config("/a")); got.outcome != bad || got.fault != errRefused.Error() {
+		if got := runRound(f, f.config("/a")); got.outcome != bad || got.fault != errRefused.Error() || !got.unreachable {
 			t.Errorf("got %+v, want the error of the connect", got)
 		}
 		start := time.Now()
@@ -218,7 +218,7 @@ func TestRoundConnectFaults(t *testing.T) {
 			return nil, &net.OpError{Op: "dial", Net: network, Err: os.ErrDeadlineExceeded}
 		}
 		got := runRound(f, cfg)
-		if took := time.Since(start); got.outcome != bad || got.fault != "no connection within 2s" || took != 2*time.Second {
+		if took := time.Since(start); got.outcome != bad || got.fault != "no connection within 2s" || !got.unreachable || took != 2*time.Second {
 			t.Errorf("got %+v after %v, want no connection within 2s", got, took)
 		}
 	})

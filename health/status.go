@@ -52,8 +52,9 @@ type Status struct {
 
 // verdict is the outcome of one check.
 type verdict struct {
-	fault string // "": none
-	took  time.Duration
+	fault       string // "": none
+	unreachable bool   // it was that no connection came about
+	took        time.Duration
 }
 
 // Layout of Status.word.
@@ -104,6 +105,12 @@ func (s *Status) LastError() string {
 		return v.fault
 	}
 	return ""
+}
+
+// Unreachable says whether the latest check could not even connect.
+func (s *Status) Unreachable() bool {
+	v := s.latest.Load()
+	return v != nil && v.unreachable
 }
 
 // LastDuration returns how long the latest check took.

@@ -55,7 +55,8 @@ func ConnectError(fd int) error {
 }
 
 // SetServerOptions prepares a socket to a server: no Nagle delay, and keepalive after 15 s, so that a peer that vanished
-// without a RST is noticed. userTimeout bounds how long sent bytes may stay unacknowledged, a closed window included.
+// without a RST is noticed while it is idle. userTimeout bounds how long sent bytes may stay unacknowledged, a closed window included,
+// and how long keepalive goes on without an answer.
 func SetServerOptions(fd int, userTimeout time.Duration) error {
 	for _, o := range []struct {
 		level, name, value int
