@@ -70,16 +70,32 @@ func startTCP(t testing.TB, cfg *tls.Config) *fakeServer {
 	return serveFake(t, ln, cfg)
 }
 
-// startDeafPair is startPair with servers that can be made deaf. They are checked at the start, and when something is wrong.
-func startDeafPair(t testing.TB, w watchTimes, pool string) *pair {
-	return newDeafPair(t, startTCP(t, nil), startTCP(t, nil), w, pool)
+// startDeafPair is startPair with servers that can be made deaf. They are checked at the start, and when something is wrong. No silence is
+// too long before watch.
+func startDeafPair(t testing.TB, pool string) *pair {
+	return newDeafPair(t, startTCP(t, nil), startTCP(t, nil), pool)
 }
 
-func newDeafPair(t testing.TB, a, b *fakeServer, w watchTimes, pool string) *pair {
+func newDeafPair(t testing.TB, a, b *fakeServer, pool string) *pair {
 	t.Helper()
 	p := &pair{startGateway(t, []string{a.address, b.address}, "    health: {interval: 1h, timeout: 100ms}\n"+pool, "").ready(), a, b}
-	p.onLoops(func(l *loop) { l.watch = w })
+	p.watch(watchTimes{look: never, unreachable: never, silent: never})
 	return p
+}
+
+// watch sets how long servers may be silent, also those that are being waited for.
+func (g *testGateway) watch(w watchTimes) {
+	g.onLoops(func(l *loop) {
+		l.watch = w
+		for _, c := range l.conns {
+			if c == nil {
+				continue
+			}
+			if s, ok := c.owner.(*serverConn); ok && s.state == serverBusy {
+				s.setTimer()
+			}
+		}
+	})
 }
 
 // keepsQuiet lets time go by, on the clock of the kernel, which says how long a server has been silent. Tests use it to show that nothing
@@ -157,16 +173,17 @@ func TestVanished(t *testing.T) {
 	}{
 		{"silence", "", watchTimes{look: soon / 5, unreachable: never, silent: soon}},
 		{"and the check can't connect", "", watchTimes{look: soon / 5, unreachable: soon, silent: never}},
-		{"until its timeout", "    timeouts: {response: 300ms}\n", watchTimes{look: never, silent: never}},
-		{"until the kernel gives up", "    timeouts: {send: 300ms}\n", watchTimes{look: never, silent: never}},
+		{"until its timeout", "    timeouts: {response: 1s}\n", watchTimes{look: never, silent: never}},
+		{"until the kernel gives up", "    timeouts: {send: 1s}\n", watchTimes{look: never, silent: never}},
 	} {
 		for kind, request := range map[string]string{"request": v05, "preview": preview(4) + "4¶abcd¶0¶¶"} {
 			t.Run(v.name+"/"+kind, func(t *testing.T) {
 				overBoth(t, func(t *testing.T, listener int) {
-					p := startDeafPair(t, v.watch, v.pool)
-					p.warm(t, listener, 3)
+					p := startDeafPair(t, v.pool)
+					p.warm(t, listener, 2)
 					p.a.hears(t, hearsNothing)
 					clients := p.both(t, listener, request)
+					p.watch(v.watch)
 					p.answeredByB(t, clients, request)
 					eventually(t, "the idle connections dropped", func() bool { return p.idle(p.a) == 0 })
 					p.a.hears(t, nil)
@@ -198,9 +215,11 @@ func TestVanishedNewConnection(t *testing.T) {
 	times := watchTimes{look: soon / 5, unreachable: never, silent: soon}
 	t.Run("plain", func(t *testing.T) {
 		overBoth(t, func(t *testing.T, listener int) {
-			p := startDeafPair(t, times, "")
+			p := startDeafPair(t, "")
 			p.a.hears(t, hearsNoData)
-			p.answeredByB(t, p.both(t, listener, v05), v05)
+			clients := p.both(t, listener, v05)
+			p.watch(times)
+			p.answeredByB(t, clients, v05)
 		})
 	})
 	t.Run("TLS", func(t *testing.T) {
@@ -216,7 +235,7 @@ func TestVanishedNewConnection(t *testing.T) {
 				}
 				return nil, nil
 			}
-			p := newDeafPair(t, startTCP(t, slow), startTCP(t, cfg), times, fmt.Sprintf("    tls: {ca_file: %q}\n", file))
+			p := newDeafPair(t, startTCP(t, slow), startTCP(t, cfg), fmt.Sprintf("    tls: {ca_file: %q}\n", file))
 			armed.Store(true)
 			clients := p.both(t, listener, v05)
 			<-shaking
@@ -228,6 +247,7 @@ func TestVanishedNewConnection(t *testing.T) {
 			p.dials.Wait() // the handshake is through, and the loop has not sent the request
 			p.a.hears(t, hearsNothing)
 			close(hold)
+			p.watch(times)
 			p.answeredByB(t, clients, v05)
 		})
 	})
@@ -257,16 +277,17 @@ func TestVanishedWithAPart(t *testing.T) {
 		watch      watchTimes
 	}{
 		{"silence", "", watchTimes{look: soon / 5, unreachable: 0, silent: soon}},
-		{"until the kernel gives up", "    timeouts: {send: 300ms}\n", watchTimes{look: never, silent: never}},
+		{"until the kernel gives up", "    timeouts: {send: 1s}\n", watchTimes{look: never, silent: never}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			overBoth(t, func(t *testing.T, listener int) {
-				p := startDeafPair(t, v.watch, v.pool)
+				p := startDeafPair(t, v.pool)
 				c := p.dialFor(t, listener)
 				c.send(text(RL + reqBody + "5¶hello¶"))
 				s, other := p.next(t)
 				s.gets(RL + reqBody + "5¶hello¶")
 				s.f.hears(t, hearsNothing)
+				p.watch(v.watch)
 				c.send(text("0¶¶"))
 				c.refusal(502, false)
 				if n := p.metric(`closes_total{side="server",reason="vanished"}`); n == 0 {
@@ -289,7 +310,8 @@ func TestVanishedWithAPart(t *testing.T) {
 
 // A server that has the request and thinks has not vanished, however long it takes, nor has one that is stopped: its kernel acknowledges.
 func TestThinkingIsNotVanished(t *testing.T) {
-	p := startDeafPair(t, watchTimes{look: soon / 5, unreachable: 0, silent: soon}, "")
+	p := startDeafPair(t, "")
+	p.watch(watchTimes{look: soon / 5, unreachable: 0, silent: soon})
 	for _, request := range []string{v05, preview(4) + "4¶abcd¶0¶¶", RL + reqBody + text(chunked(100<<10, 10<<10))} {
 		c := p.dial(0)
 		c.send(text(request))
@@ -310,7 +332,7 @@ func TestThinkingIsNotVanished(t *testing.T) {
 func TestClosedWindowIsNotVanished(t *testing.T) {
 	f := serveFake(t, smallBuffers(t, 64<<10), nil)
 	g := startGateway(t, []string{f.address}, quiet, "").ready()
-	g.onLoops(func(l *loop) { l.watch = watchTimes{look: soon / 5, unreachable: 0, silent: soon} })
+	g.watch(watchTimes{look: soon / 5, unreachable: 0, silent: soon})
 	overBoth(t, func(t *testing.T, listener int) {
 		p := newPlayer(t, g, f, listener)
 		p.c.send(text(RL + reqBody))
