@@ -75,7 +75,7 @@ func TestDrainSpreadsCloses(t *testing.T) {
 				c.closed()
 			}
 			v.charged(append(slices.Repeat([]string{"client shutdown"}, clients-1), "client done")...)
-			v.logged(endDone)
+			v.logged("200 done")
 		})
 	}
 }
@@ -115,7 +115,7 @@ func TestDrainEnds(t *testing.T) {
 	if got := p.c.rest(); got != "" {
 		t.Errorf("got %q", got)
 	}
-	v.logged("shutdown")
+	v.logged("0 shutdown")
 }
 
 // Drain waits for the sessions, but not longer than drain_timeout, and not when it is told to stop.

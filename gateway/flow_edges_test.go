@@ -250,26 +250,6 @@ func TestFullServerBeyondReplay(t *testing.T) {
 	})
 }
 
-// A server that has answered early and takes nothing more does not keep the client: after `send` the rest is dropped.
-func TestEarlyAnswerNotDrained(t *testing.T) {
-	f := serveFake(t, smallBuffers(t, 64<<10), nil)
-	g := startGateway(t, []string{f.address}, quiet+"    timeouts: {send: 300ms}\n", "").ready()
-	overBoth(t, func(t *testing.T, listener int) {
-		p := newPlayer(t, g, f, listener)
-		p.c.send(text(RL + reqBody))
-		s := f.next(t)
-		s.gets(RL + reqBody)
-		g.shrinkBuffers(t)
-		s.send(text(page))
-		p.c.expect(text(page))
-		go io.WriteString(p.c, chunked(4<<20, 64<<10)+text(v04))
-		p.play(arrives(forwarded(v04)), answers(page), gets(page))
-		if got := s.rest(); strings.HasSuffix(got, "\r\n0\r\n\r\n") {
-			t.Error("the server got a request that looks complete, but is not")
-		}
-	})
-}
-
 // The rest of a refused request is read and dropped, but not without an end.
 func TestEndlessRest(t *testing.T) {
 	f := startFake(t)

@@ -302,6 +302,9 @@ func (s *session) reject(err error) {
 func (s *session) fail(status int, why rejectReason, r closeReason) {
 	begun, complete := s.tx.active && s.tx.answered, s.tx.responseDone
 	if s.tx.active {
+		if !begun {
+			s.tx.status = status
+		}
 		s.tx.cancel(reasonClientAborted, why.String())
 	} else {
 		s.loop.logBadRequest(s, status, why)

@@ -1,8 +1,12 @@
 package gateway
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -128,26 +132,69 @@ func (v *virtual) quiet(d time.Duration) {
 	v.charged()
 }
 
-// full returns when the sockets of sessions and of their servers take no more bytes, even if tried: the event of a writable socket
-// comes only when a good part of its buffer is free.
-func (v *virtual) full() {
+// side says which connection of the only transaction a test is about.
+type side uint8
+
+const (
+	theClient side = iota
+	theServer
+)
+
+// sides returns the connections of the transaction that runs on the loop: that which side is, and the one that brings the bytes for it.
+func (l *loop) sides(which side) (to, from *conn) {
+	for s := range l.sessions {
+		if c := s.tx.srv; c != nil && which == theClient {
+			return &s.conn, &c.conn
+		} else if c != nil {
+			return &c.conn, &s.conn
+		}
+	}
+	return nil, nil
+}
+
+// pairUp replaces the socket of a plain connection by one end of a socketpair, and returns the other end. How much that holds depends on
+// nothing but what is written and read, while TCP sends a part of what has not found room when 200 ms of real time have gone by.
+func (v *virtual) pairUp(which side) *client {
 	v.t.Helper()
-	for moved := true; moved; {
-		moved = false
-		v.stuck(v.t)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fds[1]), "")
+	nc, err := net.FileConn(f)
+	f.Close()
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	v.testGateway.onLoops(func(l *loop) {
+		if c, _ := l.sides(which); c != nil {
+			setBuffers(v.t, fds[0], 64<<10)
+			l.poller.remove(c.fd)
+			if err := errors.Join(unix.Dup2(fds[0], c.fd), l.poller.add(c.fd)); err != nil {
+				v.t.Error(err)
+			}
+		}
+	})
+	unix.Close(fds[0])
+	return newClient(v.t, nc)
+}
+
+// full waits until a socket takes nothing more of what waits for it, even if tried, and the gateway has stopped to read for it.
+func (v *virtual) full(which side) {
+	v.t.Helper()
+	eventually(v.t, "no more room", func() (full bool) {
 		v.testGateway.onLoops(func(l *loop) {
-			for s := range l.sessions {
-				if s.pending() > 0 && s.takesMore() {
-					moved = true
-					s.onWritable()
-				}
-				if c := s.tx.srv; c != nil && c.pending() > 0 && c.takesMore() {
-					moved = true
-					c.onWritable()
-				}
+			to, from := l.sides(which)
+			switch {
+			case to == nil || to.pending() == 0 || from.waits != waitNone:
+			case to.takesMore():
+				to.owner.onWritable()
+			default:
+				full = true
 			}
 		})
-	}
+		return full
+	})
 }
 
 var chargedSeries = regexp.MustCompile(`(?m)^icapgate_(closes|rejects|replays)_total\{(?:side="(\w+)",)?reason="(\w+)"\} (\d+)$`)
@@ -196,9 +243,7 @@ func (v *virtual) newCharges() (list []string) {
 	return list
 }
 
-var endOfRecord = regexp.MustCompile(`"end":"(\w+)"`)
-
-// logged checks why the transactions ended, in their order, as the access log says. It is called last.
+// logged checks with which status and why the transactions ended, in their order, as the access log says. It is called last.
 func (v *virtual) logged(want ...string) {
 	v.t.Helper()
 	v.Close()
@@ -207,8 +252,15 @@ func (v *virtual) logged(want ...string) {
 		v.t.Fatal(err)
 	}
 	var got []string
-	for _, m := range endOfRecord.FindAllSubmatch(b, -1) {
-		got = append(got, string(m[1]))
+	for line := range bytes.Lines(b) {
+		var record struct {
+			Status int
+			End    string
+		}
+		if err := json.Unmarshal(line, &record); err != nil {
+			v.t.Fatalf("%q: %v", line, err)
+		}
+		got = append(got, fmt.Sprint(record.Status, " ", record.End))
 	}
 	if !slices.Equal(got, want) {
 		v.t.Errorf("the access log says %q, want %q", got, want)
