@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/textproto"
 	"os/signal"
@@ -56,7 +57,7 @@ var abuses = []abuse{
 	{"slow-head", "send a head byte by byte", false, time.Second, slowHead},
 	{"huge-head", "send a head, a line or a list of fields that does not end", false, time.Second, hugeHead},
 	{"malformed", "send requests that break the protocol", false, time.Second, malformed},
-	{"deaf", "have 64 MB echoed and never read", false, time.Second, deaf},
+	{"deaf", "have a large body echoed and never read", false, time.Second, deaf},
 	{"idle", "make one request, wait to the end, make another", false, 0, idle},
 }
 
@@ -332,13 +333,13 @@ func deaf(ctx context.Context, nc net.Conn) (string, bool) {
 	_ = nc.SetWriteDeadline(time.Now().Add(clientPatience))
 	chunk := []byte("10000\r\n" + strings.Repeat("x", 64<<10) + "\r\n")
 	_, err = io.WriteString(tc, "REQMOD icap://gw/echo ICAP/1.0\r\nHost: gw\r\nEncapsulated: req-hdr=0, req-body=28\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\n\r\n")
-	for sent := 0; err == nil && sent < 64<<20; sent += 64 << 10 {
+	for sent := 0; err == nil && sent < 256<<20; sent += 64 << 10 {
 		_, err = tc.Write(chunk)
 	}
 	var timeout net.Error
 	switch {
 	case err == nil:
-		return "64 MB were taken from a client that does not read", false
+		return "256 MB were taken from a client that does not read", false
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "still open", false
 	}
@@ -369,7 +370,8 @@ func idle(ctx context.Context, nc net.Conn) (string, bool) {
 		}
 	case <-ctx.Done():
 	}
-	<-ended // by the deadline that the end of ctx sets
+	<-ended                                 // by the deadline that the end of ctx sets
+	time.Sleep(mathrand.N(2 * time.Second)) // thousands in the same moment would be another trial
 	_ = nc.SetReadDeadline(time.Now().Add(clientPatience))
 	outcome, right := small(tc, bufio.NewReader(tc))
 	return "second request: " + outcome, right
