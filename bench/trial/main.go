@@ -31,6 +31,7 @@ var trials = []*trial{
 	soak,
 	reload,
 	abuseTrial,
+	failover,
 }
 
 // Exit codes.
