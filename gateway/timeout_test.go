@@ -120,7 +120,7 @@ func TestPatientWithWaitingClients(t *testing.T) {
 			v.say(p.c, v05)
 			s := v.f.next(v.t)
 			s.gets(v05)
-			v.quiet(30 * time.Minute)
+			v.quiet(10 * time.Minute)
 			return s
 		}},
 		{"no-100-yet", func(v *virtual, p *player) *serverSide {
@@ -128,7 +128,7 @@ func TestPatientWithWaitingClients(t *testing.T) {
 			v.say(p.c, part)
 			s := v.f.next(v.t)
 			s.gets(part)
-			v.quiet(30 * time.Minute)
+			v.quiet(10 * time.Minute)
 			s.send(text(goOn))
 			p.c.expect(text(goOn))
 			v.quiet(59 * time.Second)
@@ -142,7 +142,7 @@ func TestPatientWithWaitingClients(t *testing.T) {
 			s := v.f.next(v.t)
 			s.gets(v05)
 			v.say(p.c, RL+reqBody+"5¶hel")
-			v.quiet(30 * time.Minute)
+			v.quiet(10 * time.Minute)
 			s.send(text(page))
 			s.release()
 			other.expect(text(page))
@@ -160,7 +160,7 @@ func TestPatientWithWaitingClients(t *testing.T) {
 			body := chunked(8<<20, 64<<10)
 			go func() { _, _ = io.WriteString(p.c, body[:len(body)-5]) }()
 			v.full(theServer)
-			v.quiet(30 * time.Minute)
+			v.quiet(10 * time.Minute)
 			if err := s.matches(body[:len(body)-5]); err != nil {
 				v.t.Fatal(err)
 			}
@@ -197,7 +197,7 @@ func TestBodyTimeoutAfterWait(t *testing.T) {
 		v.say(p.c, part)
 		s := v.f.next(t)
 		s.gets(part)
-		v.quiet(30 * time.Minute)
+		v.quiet(10 * time.Minute)
 		s.send(text(goOn))
 		p.c.expect(text(goOn))
 		v.due(60*time.Second, "reject timeout", "server client_aborted")
