@@ -19,6 +19,8 @@ type attempt struct {
 	tried      bitset       // places in the pool of the servers that have failed for this request
 	freshOnly  bool         // a reused connection has failed: open a new one
 	crashed    bool         // a fresh connection ended without an answer once
+	again      bool         // the next attempt is another one, because of cause
+	cause      failure
 
 	waiting  bool // in the pool's queue
 	waiter   pool.Waiter
@@ -51,7 +53,7 @@ func (a *attempt) init(t *transaction) {
 func (a *attempt) reset() {
 	a.srv, a.lineSent, a.serverContinued = nil, false, false
 	a.lastServer = nil
-	a.attempts, a.tried, a.freshOnly, a.crashed = 0, bitset{}, false, false
+	a.attempts, a.tried, a.freshOnly, a.crashed, a.again = 0, bitset{}, false, false, false
 	a.connectTime, a.queueTime, a.firstByte = 0, 0, 0
 }
 
@@ -72,7 +74,11 @@ func (t *transaction) next() {
 		case allBusy, noneYet:
 			t.enqueue()
 		case allFull:
-			t.reply(503, rejectFull, 1)
+			if wait := t.pool.fullFor(t, l.now); t.worthWaiting(wait) {
+				t.enqueue()
+			} else {
+				t.reply(503, rejectFull, int((wait+int64(time.Second)-1)/int64(time.Second)))
+			}
 		case noneUsable:
 			t.reply(503, rejectNoServer, 5)
 		}
@@ -133,6 +139,10 @@ func (t *transaction) join(c *serverConn) {
 	t.srv, c.tx, t.lastServer = c, t, c.server
 	t.sent, t.lineSent, t.serverContinued, t.asked = t.payload, false, false, false
 	t.attempts++
+	if t.again {
+		t.again = false
+		t.s.loop.stats.replays[t.cause].Add(1)
+	}
 	c.begin()
 	if c.state == serverReady {
 		c.state = serverBusy
@@ -265,7 +275,7 @@ func (t *transaction) retry(f failure, server *pool.Server) {
 	if i := t.pool.index(server); i >= 0 {
 		t.tried.set(i)
 	}
-	t.s.loop.stats.replays[f].Add(1)
+	t.again, t.cause = true, f
 	t.next()
 	t.s.loop.runLater(&t.s.conn) // its reading may have stopped for the server that is gone
 }
@@ -290,7 +300,8 @@ func (t *transaction) retryable(f failure, reused, begun bool) bool {
 		t.crashed = true
 		return t.pool.table.budget.Take(t.s.loop.now)
 	case f == failFull:
-		return t.pool.othersUsable(t, t.srv.server) && t.pool.table.budget.Take(t.s.loop.now)
+		now := t.s.loop.now
+		return (t.pool.othersUsable(t, t.srv.server) || t.worthWaiting(t.pool.fullFor(t, now))) && t.pool.table.budget.Take(now)
 	}
 	return false // a timeout: the server may have written its incident already
 }
@@ -313,12 +324,21 @@ func (t *transaction) sendEnd() int {
 	return len(t.held.B)
 }
 
+// worthWaiting says whether the request may be in the queue for so many ns.
+func (t *transaction) worthWaiting(wait int64) bool {
+	q := &t.pool.table.cfg.Queue
+	return q.Max > 0 && wait < int64(q.Timeout)
+}
+
 // enqueue waits for a connection.
 func (t *transaction) enqueue() {
 	l := t.s.loop
 	p := t.pool.table
 	path := t.route.checkPath
-	if p.cfg.Queue.Max == 0 || !p.queue.Push(&t.waiter, func(s *pool.Server) bool { return p.has(s) && s.Weight() > 0 && s.Health.Usable(path) }) {
+	usable := func(s *pool.Server) bool { // on any goroutine
+		return p.has(s) && s.Weight() > 0 && s.Health.Usable(path) && !s.Full(l.clock())
+	}
+	if p.cfg.Queue.Max == 0 || !p.queue.Push(&t.waiter, usable) {
 		t.reply(503, rejectFull, 1)
 		return
 	}

@@ -332,7 +332,8 @@ func TestFullServer(t *testing.T) {
 			})
 		})
 	}
-	t.Run("both full", func(t *testing.T) {
+	t.Run("both full for longer than anybody waits", func(t *testing.T) {
+		full := strings.Replace(full, "Retry-After: 1", "Retry-After: 20", 1)
 		g := startPair(t, "", "")
 		c := g.dial(1)
 		c.send(text(v05))
@@ -344,8 +345,49 @@ func TestFullServer(t *testing.T) {
 		second.send(text(full))
 		c.expect(text(full))
 		c.send(text(v05)) // both are known to be full now
-		if h := c.refusal(503, false); !strings.Contains(h, "Retry-After: ") {
-			t.Errorf("no Retry-After in %q", h)
+		if h := c.refusal(503, false); !strings.Contains(h, "Retry-After: 20\r\n") {
+			t.Errorf("another Retry-After in %q", h)
+		}
+	})
+}
+
+// While all servers are full, requests wait for the first that is no longer skipped, in the order in which they came; the one that got the 503
+// is sent again, too, but not for ever.
+func TestFullServersAreWaitedFor(t *testing.T) {
+	overBoth(t, func(t *testing.T, listener int) {
+		v := startVirtual(t, nil, "", "")
+		v.table.Load().pools[0].servers[0].Learn(2) // one of them for checks
+		p := v.play(listener, sends(v05), arrives(forwarded(v05)), answers("ICAP/1.0 503 full¶¶"))
+		waits := func(n int) {
+			t.Helper()
+			eventually(t, "requests in the queue", func() bool { return v.table.Load().pools[0].queue.Depth() == n })
+		}
+		waits(1)
+		late := v.connect(listener)
+		v.say(late, v04)
+		waits(2)
+		v.pass(time.Second - 1)
+		v.f.idle(t)
+		v.pass(time.Duration(tick) + 1)
+		p.play(arrives(forwarded(v05)), answers("ICAP/1.0 503 full¶¶"))
+		waits(2)
+		v.pass(time.Second + time.Duration(tick))
+		s := v.f.next(t) // the one that came later is first now
+		s.gets(v04)
+		s.send(text(page))
+		late.expect(text(page))
+		s.release()
+		p.play(arrives(forwarded(v05)), answers("ICAP/1.0 503 full¶¶"), gets("ICAP/1.0 503 full¶¶"))
+		if n := v.metric(`replays_total{reason="full"}`); n != 2 {
+			t.Errorf("%v replays, want 2", n)
+		}
+	})
+	t.Run("without a queue", func(t *testing.T) {
+		v := startVirtual(t, nil, "    queue: {max: 0}\n", "")
+		p := v.play(1, sends(v05), arrives(forwarded(v05)), answers("ICAP/1.0 503 full¶¶"), gets("ICAP/1.0 503 full¶¶"))
+		v.say(p.c, v04)
+		if h := p.c.refusal(503, false); !strings.Contains(h, "Retry-After: 1\r\n") {
+			t.Errorf("another Retry-After in %q", h)
 		}
 	})
 }

@@ -57,9 +57,11 @@ type loop struct {
 	resp      icap.Response
 	pools     map[*poolTable]*loopPool
 	shards    map[*pool.Server]*pool.Shard[*serverConn]
-	table     *table    // the table that pools and shards were made for
-	line      []byte    // scratch for heads
-	iov       [2][]byte // scratch for writev
+	table     *table         // the table that pools and shards were made for
+	line      []byte         // scratch for heads
+	iov       [2][]byte      // scratch for writev
+	full      []*pool.Server // that said 503 on this loop and may still be skipped
+	fullTimer timer          // until the first of them is not
 	sessions  map[*session]struct{}
 	stats     *loopStats
 	watch     watchTimes
@@ -84,6 +86,7 @@ func newLoop(gw *Gateway, index int) (*loop, error) {
 		pools: make(map[*poolTable]*loopPool), scratch: make([]byte, scratchSize),
 		stats: newLoopStats(), watch: defaultWatchTimes, done: make(chan struct{}),
 	}
+	l.fullTimer.fire = func(now int64) { l.guard(nil, func() { l.onNotFull(now) }) }
 	if gw.access != nil {
 		l.access = gw.access.NewBuffer()
 		l.accessTimer.fire = func(int64) { l.access.Flush() }

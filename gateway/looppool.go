@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"math"
+	"slices"
 	"time"
 
 	"icapgate/balancer"
@@ -159,6 +161,49 @@ func (p *loopPool) othersUsable(t *transaction, not *pool.Server) bool {
 		}
 	}
 	return false
+}
+
+// fullFor is the time in ns until the first of the usable servers is no longer skipped because it said 503.
+func (p *loopPool) fullFor(t *transaction, now int64) int64 {
+	first := int64(math.MaxInt64)
+	for _, s := range p.table.servers {
+		if s.Weight() > 0 && s.Health.Usable(t.route.checkPath) {
+			first = min(first, max(s.FullUntil()-now, 0))
+		}
+	}
+	return first
+}
+
+// markFull has a server that said 503 skipped until then. Who waits for it gets its connections afterwards.
+func (l *loop) markFull(s *pool.Server, until int64) {
+	s.MarkFull(until)
+	if !slices.Contains(l.full, s) {
+		l.full = append(l.full, s)
+	}
+	if at := l.fullTimer.deadline; at == 0 || until < at {
+		l.wheel.set(&l.fullTimer, until)
+	}
+}
+
+// onNotFull offers the servers that are not skipped any more to those who wait.
+func (l *loop) onNotFull(now int64) {
+	full, next := l.full, int64(0)
+	l.full = nil
+	for _, s := range full {
+		if until := s.FullUntil(); now < until {
+			l.full = append(l.full, s)
+			if next == 0 || until < next {
+				next = until
+			}
+			continue
+		}
+		if s.Queue.Depth() > 0 {
+			l.reclaim(s)
+			l.gw.reclaim(l, s)
+			s.Queue.Offer(s)
+		}
+	}
+	l.wheel.set(&l.fullTimer, next)
 }
 
 // index is the server's place in the pool, -1: it is not in it.

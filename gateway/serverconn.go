@@ -434,7 +434,7 @@ func (c *serverConn) onFinal(r *icap.Response, blocks []byte, more int) {
 	}
 	c.closes = c.closes || r.Close
 	if r.Status == 503 || r.Status == 506 { // 506: busy, of Trend Micro
-		c.server.MarkFull(c.loop.now + int64(retryAfter(r)))
+		c.loop.markFull(c.server, c.loop.now+int64(retryAfter(r)))
 		if t.onFull() {
 			return
 		}

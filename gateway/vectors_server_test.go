@@ -64,7 +64,7 @@ func TestAnswers(t *testing.T) {
 		{"405 passes", "", "ICAP/1.0 405 No¶Allow: RESPMOD¶¶", "ICAP/1.0 405 No¶Allow: RESPMOD¶¶", true},
 		{"418 passes", "", "ICAP/1.0 418 Bad composition¶¶", "ICAP/1.0 418 Bad composition¶¶", true},
 		{"201 passes", "", "ICAP/1.0 201 Created¶" + echoList + P + chunks, "ICAP/1.0 201 Created¶" + echoList + P + chunks, true},
-		{"503 of the only server passes", "", "ICAP/1.0 503 Overloaded¶Retry-After: 0¶¶", "ICAP/1.0 503 Overloaded¶Retry-After: 0¶¶", true},
+		{"503 of the only server passes", "", "ICAP/1.0 503 Overloaded¶Retry-After: 60¶¶", "ICAP/1.0 503 Overloaded¶Retry-After: 60¶¶", true},
 		{"R31 unknown headers", "", okLine + "Service: x¶x-virus-id:a  b¶X-ICAP-E2G: 1¶" + echoList + P + chunks, okLine + "Service: x¶x-virus-id: a  b¶X-ICAP-E2G: 1¶" + echoList + P + chunks, true},
 		{"R37 canonical-chunks", "", okLine + echoList + P + "05;a=b¶hello¶000;x¶¶", okLine + echoList + P + chunks, true},
 	} {

@@ -117,6 +117,9 @@ func (s *Server) End()   { s.inFlight.Add(-1) }
 // MarkFull notes that the server answered 503: it is skipped until then (loop time, ns).
 func (s *Server) MarkFull(until int64) { s.fullUntil.Store(until) }
 
+// FullUntil is when the server is no longer skipped because it answered 503 (loop time, ns).
+func (s *Server) FullUntil() int64 { return s.fullUntil.Load() }
+
 // HasSlot says whether Acquire would succeed now.
 func (s *Server) HasSlot() bool {
 	limit := s.Cap()
