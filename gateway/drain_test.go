@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,6 +100,25 @@ func TestDrainLateClient(t *testing.T) {
 	v.due(time.Second)
 	c.closed()
 	v.charged("client shutdown")
+}
+
+// Of those in the backlog, which are accepted when the drain begins, who has reset its connection costs the others nothing.
+func TestDrainTakesBacklog(t *testing.T) {
+	v := startVirtual(t, nil, "", "")
+	ls := v.listeners[1]
+	_ = ls.ln.(*net.TCPListener).SetDeadline(time.Unix(1, 0)) // nobody is accepted any more
+	ls.accepting.Wait()
+	dialPlain(t, v.address(1)).reset()
+	c := dialPlain(t, v.address(1))
+	c.send(text(v04))
+	v.beginDrain()
+	s := v.f.next(t)
+	s.gets(v04)
+	s.send(text(page))
+	s.release()
+	c.expect(text(strings.Replace(page, "Encapsulated", "Connection: close¶Encapsulated", 1)))
+	c.closed()
+	v.charged("client done")
 }
 
 // What is left when drain_timeout is over is closed, with a reason.

@@ -201,7 +201,7 @@ func (ls *listener) close() {
 	}
 }
 
-// acceptAll accepts what waits in the backlog.
+// acceptAll accepts what waits in the backlog, but for clients that have reset their connections meanwhile: those have no address any more.
 func acceptAll(listening int) (conns []net.Conn) {
 	for {
 		fd, _, err := unix.Accept4(listening, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
@@ -212,10 +212,15 @@ func acceptAll(listening int) (conns []net.Conn) {
 			return conns
 		}
 		f := os.NewFile(uintptr(fd), "")
-		if nc, err := net.FileConn(f); err == nil {
+		nc, err := net.FileConn(f)
+		f.Close()
+		switch {
+		case err != nil:
+		case nc.RemoteAddr() == nil:
+			nc.Close()
+		default:
 			conns = append(conns, nc)
 		}
-		f.Close()
 	}
 }
 
