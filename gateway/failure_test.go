@@ -126,6 +126,46 @@ func TestReusedConnectionEnds(t *testing.T) {
 	}
 }
 
+// The end of a used connection is noticed before its event comes, while the request can still be sent again.
+func TestEndBeforeItsEvent(t *testing.T) {
+	for _, v := range []struct {
+		name string
+		end  func(s *serverSide)
+		want bool
+	}{
+		{"none", func(*serverSide) {}, false},
+		{"fin", func(s *serverSide) { s.Close() }, true},
+		{"rst", func(s *serverSide) { s.reset() }, true},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			f := startFake(t)
+			g := startGateway(t, []string{f.address}, quiet, "").ready()
+			p := newPlayer(t, g, f, 1)
+			p.warm()
+			p.c.send(text(RL + reqBody))
+			s := f.next(t)
+			s.gets(RL + reqBody)
+			g.onLoops(func(l *loop) {
+				for _, c := range l.conns {
+					if c == nil {
+						continue
+					}
+					if c, ok := c.owner.(*serverConn); ok {
+						const established = 1
+						v.end(s)
+						eventually(t, "the end at the gateway's socket", func() bool {
+							return tcpInfo(c.fd, &l.tcpInfo) == nil && (l.tcpInfo.State != established) == v.want
+						})
+						if got := c.hasEnded(); got != v.want {
+							t.Errorf("ended: %v, want %v", got, v.want)
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
 // A preview that was answered by the end of a reused connection starts again from its beginning on the fresh one.
 func TestReplayedPreviewGoesOn(t *testing.T) {
 	f := startFake(t)

@@ -310,10 +310,10 @@ func (c *serverConn) onReadEnd(err error) {
 	}
 }
 
-// peek looks whether something has come that no event has told yet: bytes or, with ended, the server's FIN.
+// peek looks whether something has come that no event has told yet: bytes or, with ended, the server's FIN or RST.
 func (c *serverConn) peek() (bytes, ended bool) {
 	n, err := peekNow(c.fd, c.loop.probe[:])
-	return n > 0, n == 0 && err == nil
+	return n > 0, n == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR
 }
 
 // hasEnded says whether a used connection has been closed by the server before its first byte of an answer. Servers do that after
