@@ -344,12 +344,8 @@ func (t *transaction) enqueue() {
 	}
 	t.waiting, t.queuedAt = true, l.now
 	l.wheel.set(&t.timer, l.now+int64(p.cfg.Queue.Timeout))
-	// A slot may have come free before the push; and idle connections of other loops hold slots, too.
-	for _, s := range p.servers {
-		p.queue.Offer(s)
-		if s.Idle() > 0 {
-			l.gw.reclaim(l, s)
-		}
+	for _, s := range p.servers { // a slot may have come free before the push
+		l.gw.offer(s)
 	}
 }
 

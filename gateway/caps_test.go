@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"icapgate/bench/dlpstub"
+	"icapgate/health"
+	"icapgate/pool"
 )
 
 // withLoops makes the gateways of a test have n loops, whatever machine it runs on.
@@ -448,4 +450,62 @@ func TestServerConnectionLimits(t *testing.T) {
 			p.s.over(t)
 		}
 	})
+}
+
+// A server that becomes usable while requests wait serves them, also when idle connections hold all its slots.
+func TestIdleConnectionsOfUsableServer(t *testing.T) {
+	for _, v := range []struct {
+		name    string
+		out, in func(g *testGateway, s *pool.Server) error
+	}{
+		{"admin", func(g *testGateway, s *pool.Server) error { return g.SetAdmin("dlp", s.Name, "drain") },
+			func(g *testGateway, s *pool.Server) error { return g.SetAdmin("dlp", s.Name, "ready") }},
+		{"weight", func(g *testGateway, s *pool.Server) error { return g.SetWeight("dlp", s.Name, 0) },
+			func(g *testGateway, s *pool.Server) error { return g.SetWeight("dlp", s.Name, 1) }},
+		{"check", func(_ *testGateway, s *pool.Server) error { s.Health.SetState(health.Down); return nil },
+			func(_ *testGateway, s *pool.Server) error { s.Health.SetState(health.Up); return nil }},
+	} {
+		for _, loops := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%s-loops-%d", v.name, loops), func(t *testing.T) {
+				withLoops(t, loops)
+				g := startPair(t, "    reserve: 0\n", "")
+				for _, s := range g.table.Load().pools[0].servers {
+					s.Learn(1)
+				}
+				first, second, third := g.dial(1), g.dial(1), g.dial(1)
+				first.send(text(v04))
+				idle, other := g.next(t)
+				idle.gets(v04)
+				second.send(text(v04))
+				busy := other.next(t)
+				busy.gets(v04)
+				idle.send(text(page))
+				first.expect(text(page))
+				idle.release()
+				server, err := g.server("dlp", idle.f.address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "an idle connection", func() bool { return server.Idle() == 1 })
+				if err := v.out(g.testGateway, server); err != nil {
+					t.Fatal(err)
+				}
+				third.send(text(v04))
+				eventually(t, "a request in line", func() bool { return server.Queue.Depth() == 1 })
+				if err := v.in(g.testGateway, server); err != nil {
+					t.Fatal(err)
+				}
+				if s := idle.f.next(t); s != idle {
+					t.Error("the idle connection was not used")
+				}
+				idle.gets(v04)
+				idle.send(text(page))
+				third.expect(text(page))
+				idle.release()
+				busy.send(text(page))
+				second.expect(text(page))
+				busy.release()
+			})
+		}
+	}
 }

@@ -137,7 +137,7 @@ func (g *Gateway) SetWeight(poolName, server string, weight int) error {
 		return err
 	}
 	s.SetWeight(weight)
-	s.Queue.Offer(s) // it may have had none
+	g.offer(s) // it may have had none
 	g.log.Info("weight set", "pool", poolName, "server", server, "weight", weight)
 	return nil
 }

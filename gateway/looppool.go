@@ -197,11 +197,7 @@ func (l *loop) onNotFull(now int64) {
 			}
 			continue
 		}
-		if s.Queue.Depth() > 0 {
-			l.reclaim(s)
-			l.gw.reclaim(l, s)
-			s.Queue.Offer(s)
-		}
+		l.gw.offer(s)
 	}
 	l.wheel.set(&l.fullTimer, next)
 }
@@ -225,7 +221,7 @@ func (p *poolTable) has(s *pool.Server) bool {
 	return false
 }
 
-// reclaim gives idle connections of this loop to waiters of other loops.
+// reclaim gives idle connections of this loop to waiters of whatever loop.
 func (l *loop) reclaim(s *pool.Server) {
 	if h := l.shards[s]; h != nil && l.handOver(h) {
 		l.parked = append(l.parked, h)

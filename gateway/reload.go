@@ -56,7 +56,7 @@ func (g *Gateway) reload() error {
 		g.listeners[i].settings.Store(st)
 	}
 	for _, p := range t.pools {
-		p.apply()
+		g.apply(p)
 	}
 	m.recheck(t)
 	g.swap(t)

@@ -108,6 +108,7 @@ func (m *servers) resolve(p *poolTable) (list []*pool.Server, changed bool) {
 			s := have[key{a, c.Address}]
 			if s == nil {
 				s = pool.NewServer(a, c.Address, c.Weight, limits, p.queue)
+				s.Health.OnUsable(func() { m.gw.offer(s) })
 				changed = true
 			}
 			list = append(list, s)
@@ -143,8 +144,8 @@ func (m *servers) addresses(authority string) ([]netip.AddrPort, error) {
 	return out, nil
 }
 
-// apply puts limits, weights and the length of the queue in force, which belong to objects that outlive a table.
-func (p *poolTable) apply() {
+// apply puts a pool's limits, weights and length of the queue in force, which belong to objects that outlive a table.
+func (g *Gateway) apply(p *poolTable) {
 	p.queue.SetMax(p.cfg.Queue.Max)
 	for _, s := range p.servers {
 		for _, c := range p.cfg.Servers {
@@ -154,7 +155,7 @@ func (p *poolTable) apply() {
 				break
 			}
 		}
-		p.queue.Offer(s)
+		g.offer(s)
 	}
 }
 
@@ -312,11 +313,17 @@ func (g *Gateway) swap(t *table) {
 	}
 }
 
-// reclaim asks the other loops to give idle connections of s to those who wait for one.
-func (g *Gateway) reclaim(from *loop, s *pool.Server) {
+// offer gives those who wait what they can have of s, which may have become usable for them: free slots, and the idle connections of all
+// loops, which hold slots, too. It may be called from any goroutine.
+func (g *Gateway) offer(s *pool.Server) {
+	if s.Queue.Depth() == 0 {
+		return
+	}
+	s.Queue.Offer(s)
+	if s.Idle() == 0 {
+		return
+	}
 	for _, l := range g.loops {
-		if l != from {
-			l.post(func() { l.reclaim(s) })
-		}
+		l.post(func() { l.reclaim(s) })
 	}
 }

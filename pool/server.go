@@ -41,7 +41,6 @@ func NewServer(addr netip.AddrPort, authority string, weight int, l Limits, q *Q
 	s := &Server{Addr: addr, Name: addr.String(), Authority: authority, Health: new(health.Status), Queue: q}
 	s.weight.Store(int32(weight))
 	s.limits.Store(&l)
-	s.Health.OnUsable(func() { q.Offer(s) })
 	return s
 }
 

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"icapgate/health"
 )
 
 // newTestServer returns a server with its own queue.
@@ -162,23 +160,5 @@ func TestExpedite(t *testing.T) {
 	s.Expedite()
 	if calls != 1 {
 		t.Errorf("%d calls, want 1", calls)
-	}
-}
-
-// Whoever waits for a server gets its slots as soon as it becomes usable, without anybody releasing one.
-func TestUsableServerServesWaiters(t *testing.T) {
-	s := newTestServer(Limits{MaxConnections: 2, ConnectionShare: 1})
-	var granted []*Server
-	w := &Waiter{Grant: func(s *Server, _ Conn) { granted = append(granted, s) }}
-	if !s.Queue.Push(w, func(s *Server) bool { return s.Health.Usable(-1) }) {
-		t.Fatal("the queue is full")
-	}
-	s.Queue.Offer(s)
-	if len(granted) != 0 {
-		t.Fatal("a slot of a server that is not usable was given")
-	}
-	s.Health.SetState(health.Up)
-	if len(granted) != 1 || granted[0] != s || s.Connections() != 1 {
-		t.Errorf("grants %v and %d connections after the server came up, want one", granted, s.Connections())
 	}
 }
