@@ -74,9 +74,14 @@ func (t *transaction) next() {
 		case allBusy, noneYet:
 			t.enqueue()
 		case allFull:
-			if wait := t.pool.fullFor(t, l.now); t.worthWaiting(wait) {
+			wait := t.pool.fullFor(t, l.now)
+			switch {
+			case t.worthWaiting(wait):
 				t.enqueue()
-			} else {
+			case t.tried != bitset{}:
+				t.tried = bitset{}
+				continue
+			default:
 				t.reply(503, rejectFull, int((wait+int64(time.Second)-1)/int64(time.Second)))
 			}
 		case noneUsable:
@@ -272,7 +277,7 @@ func (t *transaction) onFull() bool {
 }
 
 func (t *transaction) retry(f failure, server *pool.Server) {
-	if i := t.pool.index(server); i >= 0 {
+	if i := t.pool.table.index(server); i >= 0 && f != failFull { // full, not dead: it is skipped for its time only
 		t.tried.set(i)
 	}
 	t.again, t.cause = true, f
@@ -334,10 +339,8 @@ func (t *transaction) worthWaiting(wait int64) bool {
 func (t *transaction) enqueue() {
 	l := t.s.loop
 	p := t.pool.table
-	path := t.route.checkPath
-	usable := func(s *pool.Server) bool { // on any goroutine
-		return p.has(s) && s.Weight() > 0 && s.Health.Usable(path) && !s.Full(l.clock())
-	}
+	path, tried := t.route.checkPath, t.tried
+	usable := func(s *pool.Server) bool { return p.waitsFor(s, path, tried, l.clock()) }
 	if p.cfg.Queue.Max == 0 || !p.queue.Push(&t.waiter, usable) {
 		t.reply(503, rejectFull, 1)
 		return
@@ -354,7 +357,7 @@ func (t *transaction) onGrant(s *pool.Server, conn pool.Conn) {
 	c, _ := conn.(*serverConn)
 	i := -1
 	if t.waiting {
-		i = t.pool.index(s)
+		i = t.pool.table.index(s)
 	}
 	if i < 0 { // gone, or timed out while the grant was on its way: the slot is the next waiter's
 		if c != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"icapgate/bench/dlpstub"
 	"icapgate/health"
@@ -507,5 +508,47 @@ func TestIdleConnectionsOfUsableServer(t *testing.T) {
 				busy.release()
 			})
 		}
+	}
+}
+
+// A request that has failed on one server waits for another that is at its cap, or has said 503: it is not given to the first one
+// again and again, until it has no attempt left.
+func TestReplayWaitsForTheOther(t *testing.T) {
+	for _, why := range []string{"busy", "full"} {
+		t.Run(why, func(t *testing.T) {
+			dead, f := startFake(t), startFake(t)
+			v := startVirtualFor(t, []string{dead.address, f.address}, "    reserve: 0\n", "")
+			dead.ln.Close()
+			for _, s := range v.table.Load().pools[0].servers {
+				s.Learn(1)
+			}
+			first, second := v.connect(1), v.connect(1)
+			first.send(text(v04))
+			s := f.next(t) // be it at once or after a try with the dead one
+			s.gets(v04)
+			if why == "busy" {
+				second.send(text(v04))
+				eventually(t, "a request in line", func() bool { return v.metric(`queue_depth{pool="dlp"}`) == 1 })
+				v.settle()
+				s.send(text(page))
+			} else {
+				s.send(text("ICAP/1.0 503 full¶¶"))
+				eventually(t, "a request in line", func() bool { return v.metric(`queue_depth{pool="dlp"}`) == 1 })
+				v.pass(time.Second + time.Duration(tick))
+				s = f.next(t)
+				s.gets(v04)
+				s.send(text(page))
+			}
+			s.release()
+			first.expect(text(page))
+			if why == "full" {
+				return
+			}
+			s = f.next(t)
+			s.gets(v04)
+			s.send(text(page))
+			s.release()
+			second.expect(text(page))
+		})
 	}
 }

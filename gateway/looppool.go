@@ -156,18 +156,39 @@ func (p *loopPool) policy(t *transaction) balancer.Policy {
 // othersUsable says whether a server other than not could take the request now.
 func (p *loopPool) othersUsable(t *transaction, not *pool.Server) bool {
 	for i, s := range p.table.servers {
-		if s != not && !t.tried.has(i) && s.Weight() > 0 && s.Health.Usable(t.route.checkPath) && !s.Full(t.s.loop.now) {
+		if s != not && !t.tried.has(i) && takes(s, t.route.checkPath) && !s.Full(t.s.loop.now) {
 			return true
 		}
 	}
 	return false
 }
 
-// fullFor is the time in ns until the first of the usable servers is no longer skipped because it said 503.
+// takes says whether a server gets new requests for a path at all. On any goroutine.
+func takes(s *pool.Server, path int) bool { return s.Weight() > 0 && s.Health.Usable(path) }
+
+// waitsFor says whether a request in the queue, which has failed on the tried servers, can go to s now. For one of these only if no other
+// server takes it any more: it is the others that it waits for. On any goroutine.
+func (p *poolTable) waitsFor(s *pool.Server, path int, tried bitset, now int64) bool {
+	i := p.index(s)
+	if i < 0 || !takes(s, path) || s.Full(now) {
+		return false
+	}
+	if tried.has(i) {
+		for k, other := range p.servers {
+			if !tried.has(k) && takes(other, path) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// fullFor is the time in ns until the first of the usable servers, but for those that the request has failed on, is no longer skipped
+// because it said 503.
 func (p *loopPool) fullFor(t *transaction, now int64) int64 {
 	first := int64(math.MaxInt64)
-	for _, s := range p.table.servers {
-		if s.Weight() > 0 && s.Health.Usable(t.route.checkPath) {
+	for i, s := range p.table.servers {
+		if !t.tried.has(i) && takes(s, t.route.checkPath) {
 			first = min(first, max(s.FullUntil()-now, 0))
 		}
 	}
@@ -203,23 +224,9 @@ func (l *loop) onNotFull(now int64) {
 }
 
 // index is the server's place in the pool, -1: it is not in it.
-func (p *loopPool) index(s *pool.Server) int {
-	for i, have := range p.table.servers {
-		if have == s {
-			return i
-		}
-	}
-	return -1
-}
+func (p *poolTable) index(s *pool.Server) int { return slices.Index(p.servers, s) }
 
-func (p *poolTable) has(s *pool.Server) bool {
-	for _, have := range p.servers {
-		if have == s {
-			return true
-		}
-	}
-	return false
-}
+func (p *poolTable) has(s *pool.Server) bool { return p.index(s) >= 0 }
 
 // reclaim gives idle connections of this loop to waiters of whatever loop.
 func (l *loop) reclaim(s *pool.Server) {
