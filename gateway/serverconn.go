@@ -681,11 +681,15 @@ func (c *serverConn) onTimer() {
 	case waitUse:
 		c.leaveShard(reasonIdle)
 	case waitTaken:
-		if c.isOver(c.pool.table.cfg.Timeouts.Send) && c.takesMore() {
+		send := c.pool.table.cfg.Timeouts.Send
+		switch over := c.isOver(send); {
+		case over && c.takesMore():
 			c.onWritable()
-			return
+		case over && c.inBody && !c.finished:
+			c.stopSending()
+		default:
+			c.onWatch(send, reasonSendTimeout)
 		}
-		c.onWatch(c.pool.table.cfg.Timeouts.Send, reasonSendTimeout)
 	case waitAnswer:
 		if c.headAt > 0 {
 			c.fail(failTimeout, reasonResponseTimeout)
@@ -695,6 +699,17 @@ func (c *serverConn) onTimer() {
 	case waitMore:
 		c.fail(failTimeout, reasonResponseTimeout)
 	}
+}
+
+// stopSending drops what the server does not take of the request, and what is still to come of it; its answer, which has begun, goes on.
+func (c *serverConn) stopSending() {
+	t := c.tx
+	c.closes = true
+	c.dropOut()
+	t.discard = true
+	t.dropHeld()
+	c.setTimer()
+	c.loop.runLater(&t.s.conn) // its reading had stopped for the server
 }
 
 // connectTLS connects and does the handshake in a goroutine, which gives the socket to the loop.

@@ -469,6 +469,35 @@ func TestEarlyAnswerNotDrained(t *testing.T) {
 	})
 }
 
+// A server that takes nothing more of the request while it is still at its answer may go on with that: after 60 s the rest is dropped.
+func TestEarlyAnswerGoesOn(t *testing.T) {
+	overBoth(t, func(t *testing.T, listener int) {
+		v := startVirtual(t, nil, "", "")
+		p := v.play(listener)
+		v.say(p.c, RL+reqBody)
+		s := v.f.next(t)
+		s.gets(RL + reqBody)
+		server := v.pairUp(theServer)
+		part := text(okLine + echoList + P + "6¶hel")
+		server.send(part)
+		p.c.expect(part)
+		body := chunked(8<<20, 64<<10)
+		go func() { _, _ = io.WriteString(p.c, body+text(v04)) }()
+		v.full(theServer)
+		v.quiet(59 * time.Second)
+		server.send("l")
+		p.c.expect("l")
+		v.quiet(30 * time.Second)
+		server.send(text("o!¶0¶¶"))
+		p.c.expect(text("o!¶0¶¶"))
+		p.play(arrives(forwarded(v04)), answers(page), gets(page))
+		if got := server.rest(); strings.HasSuffix(got, "\r\n0\r\n\r\n") {
+			t.Error("the server got a request that looks complete, but is not")
+		}
+		v.logged("200 done", "200 done")
+	})
+}
+
 // A connect that gets no answer for 2 s is as good as a refused one: the request goes to another server, or there is none.
 func TestConnectTimeout(t *testing.T) {
 	overBoth(t, func(t *testing.T, listener int) {
