@@ -94,7 +94,11 @@ func (p *poller) takePosted() []func() {
 	return p.taken
 }
 
+// close is called when nobody waits any more. What is posted later is never run.
 func (p *poller) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	unix.Close(p.wakeFD)
+	p.wakeFD = -1 // post must not write to whatever gets its number
 	unix.Close(p.fd)
 }

@@ -165,3 +165,28 @@ func TestPostFromLoop(t *testing.T) {
 		t.Fatal("a timer does not fire while a function posts itself")
 	}
 }
+
+// What is posted after close writes to nothing, whoever has the number of the eventfd by then.
+func TestPostAfterClose(t *testing.T) {
+	p, err := openPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := p.wakeFD
+	p.close()
+	var other int
+	for fd := -1; fd < number; fd = other { // the lowest free number is taken first
+		if other, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(other)
+	}
+	if other != number {
+		t.Skip("somebody else has got the number")
+	}
+	p.post(func() {})
+	var b [8]byte
+	if n, err := unix.Read(other, b[:]); err != unix.EAGAIN {
+		t.Errorf("%d bytes were written to another's descriptor (%v)", n, err)
+	}
+}
