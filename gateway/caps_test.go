@@ -552,3 +552,44 @@ func TestReplayWaitsForTheOther(t *testing.T) {
 		})
 	}
 }
+
+// A request that waits gets no connection that is too old: that is closed, and a new one takes its slot.
+func TestOldConnectionIsNotGranted(t *testing.T) {
+	a, b := startFake(t), startFake(t)
+	p := &pair{a: a, b: b}
+	v := startVirtualFor(t, []string{a.address, b.address}, "    reserve: 0\n    idle: {max_age: 2s}\n", "")
+	for _, s := range v.table.Load().pools[0].servers {
+		s.Learn(1)
+	}
+	first, second, third := v.connect(1), v.connect(1), v.connect(1)
+	first.send(text(v04))
+	old, other := p.next(t)
+	old.gets(v04)
+	second.send(text(v04))
+	busy := other.next(t)
+	busy.gets(v04)
+	old.send(text(page))
+	first.expect(text(page))
+	old.release()
+	server, err := v.server("dlp", old.f.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an idle connection", func() bool { return server.Idle() == 1 })
+	server.Health.SetState(health.Down)
+	third.send(text(v04))
+	eventually(t, "a request in line", func() bool { return server.Queue.Depth() == 1 })
+	v.pass(2 * time.Second)
+	server.Health.SetState(health.Up)
+	s := old.f.next(t)
+	if s == old {
+		t.Error("the old connection was used")
+	}
+	s.gets(v04)
+	s.send(text(page))
+	third.expect(text(page))
+	s.release()
+	busy.send(text(page))
+	second.expect(text(page))
+	busy.release()
+}

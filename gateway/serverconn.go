@@ -564,6 +564,10 @@ func (l *loop) handOver(h *pool.Shard[*serverConn]) (again bool) {
 			h.Put(c, c.use.LastUse)
 			return true
 		}
+		if !c.usable(&c.pool.idle, l.now) {
+			c.shut(reasonNotReusable) // its slot goes to the first waiter
+			continue
+		}
 		w := h.Server.Queue.Next(h.Server)
 		if w == nil {
 			h.Put(c, c.use.LastUse)
