@@ -76,7 +76,7 @@ func (t *transaction) next() {
 		case allFull:
 			wait := t.pool.fullFor(t, l.now)
 			switch {
-			case t.worthWaiting(wait):
+			case wait < t.mayWait():
 				t.enqueue()
 			case t.tried != bitset{}:
 				t.tried = bitset{}
@@ -104,11 +104,9 @@ func (t *transaction) start(i int) bool {
 			c.shut(reasonNotReusable)
 			continue
 		}
-		if now-c.use.LastUse > lookAfter {
-			if bytes, ended := c.peek(); bytes || ended {
-				c.shut(reasonUnexpected)
-				continue
-			}
+		if c.isStale() {
+			c.shut(reasonUnexpected)
+			continue
 		}
 		t.join(c)
 		return true
@@ -130,6 +128,15 @@ func (t *transaction) start(i int) bool {
 // lookAfter is how long a connection may have been idle, in ns, to be used without a look whether the server has said something or
 // closed it in this very moment.
 const lookAfter = int64(time.Second)
+
+// isStale says whether an idle connection that has not been used for a while has something to say, or has come to its end.
+func (c *serverConn) isStale() bool {
+	if c.loop.now-c.use.LastUse <= lookAfter {
+		return false
+	}
+	bytes, ended := c.peek()
+	return bytes || ended
+}
 
 // dial begins an attempt on a new connection to server i, whose slot has been acquired.
 func (t *transaction) dial(i int) {
@@ -306,7 +313,7 @@ func (t *transaction) retryable(f failure, reused, begun bool) bool {
 		return t.pool.table.budget.Take(t.s.loop.now)
 	case f == failFull:
 		now := t.s.loop.now
-		return (t.pool.othersUsable(t, t.srv.server) || t.worthWaiting(t.pool.fullFor(t, now))) && t.pool.table.budget.Take(now)
+		return (t.pool.othersUsable(t, t.srv.server) || t.pool.fullFor(t, now) < t.mayWait()) && t.pool.table.budget.Take(now)
 	}
 	return false // a timeout: the server may have written its incident already
 }
@@ -329,10 +336,13 @@ func (t *transaction) sendEnd() int {
 	return len(t.held.B)
 }
 
-// worthWaiting says whether the request may be in the queue for so many ns.
-func (t *transaction) worthWaiting(wait int64) bool {
+// mayWait is how much longer the request may be in the queue, in ns: queue.timeout bounds all of its waits together.
+func (t *transaction) mayWait() int64 {
 	q := &t.pool.table.cfg.Queue
-	return q.Max > 0 && wait < int64(q.Timeout)
+	if q.Max == 0 {
+		return 0
+	}
+	return int64(q.Timeout) - t.queueTime
 }
 
 // enqueue waits for a connection.
@@ -341,40 +351,48 @@ func (t *transaction) enqueue() {
 	p := t.pool.table
 	path, tried := t.route.checkPath, t.tried
 	usable := func(s *pool.Server) bool { return p.waitsFor(s, path, tried, l.clock()) }
-	if p.cfg.Queue.Max == 0 || !p.queue.Push(&t.waiter, usable) {
+	wait := t.mayWait()
+	if wait <= 0 || !p.queue.Push(&t.waiter, usable) {
 		t.reply(503, rejectFull, 1)
 		return
 	}
 	t.waiting, t.queuedAt = true, l.now
-	l.wheel.set(&t.timer, l.now+int64(p.cfg.Queue.Timeout))
+	l.wheel.set(&t.timer, l.now+wait)
 	for _, s := range p.servers { // a slot may have come free before the push
 		l.gw.offer(s)
 	}
 }
 
-// onGrant is called on the loop when the queue has given the waiter a slot of the server, with a connection or to dial with.
+// onGrant is called on the loop when the queue has given the waiter a slot of the server, with a connection or to dial with. While it was on
+// its way the request may have gone, and another one of the session may be in line.
 func (t *transaction) onGrant(s *pool.Server, conn pool.Conn) {
+	l := t.s.loop
 	c, _ := conn.(*serverConn)
-	i := -1
-	if t.waiting {
-		i = t.pool.table.index(s)
-	}
-	if i < 0 { // gone, or timed out while the grant was on its way: the slot is the next waiter's
+	fits := t.waiting && t.pool.table.waitsFor(s, t.route.checkPath, t.tried, l.now)
+	if !fits {
 		if c != nil {
 			c.discard()
 		} else {
 			s.Release()
 		}
-		return
+		if !t.waiting {
+			return
+		}
 	}
-	t.leaveQueue() // a grant that came for an earlier request of this session finds the waiter still in line
+	t.leaveQueue()
+	i := t.pool.table.index(s)
 	switch {
+	case !fits:
+		t.next()
 	case c == nil:
 		t.dial(i)
-	case t.s.loop.adoptServerConn(c, t.pool, t.pool.shards[i]):
-		t.join(c)
-	default:
+	case !l.adoptServerConn(c, t.pool, t.pool.shards[i]):
 		t.next()
+	case t.freshOnly || c.isStale():
+		c.shut(reasonNotReusable)
+		t.next()
+	default:
+		t.join(c)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"icapgate/configs"
 	"icapgate/gateway/accesslog"
 	"icapgate/gateway/admin"
+	"icapgate/pool"
 )
 
 // Options is what a Gateway needs beside its configuration.
@@ -55,8 +56,12 @@ type Gateway struct {
 
 	limits  limits
 	metrics gatewayMetrics
-	servers servers         // control plane of the pools
-	admins  []*admin.Server // the admin and the metrics address
+	servers servers // control plane of the pools
+	retired struct {
+		mu      sync.Mutex
+		servers []*pool.Server // that are in no table any more and may have requests; guarded by mu
+	}
+	admins []*admin.Server // the admin and the metrics address
 }
 
 // New builds a gateway from a valid configuration and binds its listeners; nothing is accepted before Start.
@@ -219,17 +224,6 @@ func (g *Gateway) Sessions() int {
 	n := 0
 	for _, ls := range g.listeners {
 		n += int(ls.sessions.Load())
-	}
-	return n
-}
-
-// inFlight is the number of attempts: clients that went away after their request may have some.
-func (g *Gateway) inFlight() int {
-	n := 0
-	for _, p := range g.table.Load().pools {
-		for _, s := range p.servers {
-			n += s.InFlight()
-		}
 	}
 	return n
 }

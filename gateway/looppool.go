@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"bytes"
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -68,6 +70,26 @@ func (l *loop) dropIdle(s *pool.Server, r closeReason) {
 func dropIdle(h *pool.Shard[*serverConn], r closeReason) {
 	for c, ok := h.Get(); ok; c, ok = h.Get() {
 		c.shut(r)
+	}
+}
+
+// rerouteWaiting has the requests that wait for a connection follow the table in force: it may have servers that can take them. Nothing of them has been
+// sent that another server could not get. Those whose service is gone wait on.
+func (l *loop) rerouteWaiting() {
+	var waiting []*transaction
+	for s := range l.sessions {
+		if t := &s.tx; t.waiting && l.pools[t.pool.table] == nil {
+			waiting = append(waiting, t)
+		}
+	}
+	slices.SortFunc(waiting, func(a, b *transaction) int { return cmp.Compare(a.queuedAt, b.queuedAt) })
+	for _, t := range waiting {
+		path, _, _ := bytes.Cut(t.held.B[:t.targetEnd], []byte("?"))
+		if r, _ := l.table.match(t.s.listener.name, path, t.method); r != nil {
+			t.leaveQueue()
+			t.route, t.pool, t.tried = r, l.poolFor(r.pool), bitset{}
+			l.guard(&t.s.conn, t.next)
+		}
 	}
 }
 

@@ -97,6 +97,82 @@ func TestReloadKeepsWhatStays(t *testing.T) {
 	}
 }
 
+// A request whose client has gone is waited for by a drain also when a reload has taken its server out.
+func TestReloadThenDrain(t *testing.T) {
+	old, other := startFake(t), startFake(t)
+	r := startReloader(t, old.address)
+	r.ready()
+	c := r.dial(1)
+	c.send(text(v05))
+	s := old.next(t)
+	s.gets(v05)
+	c.reset()
+	eventually(t, "the client gone", func() bool { return r.Sessions() == 0 })
+	for range 2 {
+		r.set([]string{other.address}, "")
+		r.reload()
+	}
+	drained := make(chan struct{})
+	go func() { r.Drain(t.Context()); close(drained) }()
+	eventually(t, "the drain begun", func() bool { return r.draining.Load() })
+	if n := r.inFlight(); n != 1 {
+		t.Errorf("%d requests run, want that of the server that was taken out", n)
+	}
+	s.send(text(page))
+	select {
+	case <-drained:
+	case <-time.After(patience):
+		t.Error("the drain does not end")
+	}
+}
+
+// A server that a reload adds takes requests that wait in the queue already, in their order.
+func TestReloadServesWaiting(t *testing.T) {
+	for _, loops := range []int{1, 2} {
+		t.Run(fmt.Sprintf("loops-%d", loops), func(t *testing.T) {
+			withLoops(t, loops)
+			old, added := startFake(t), startFake(t)
+			for _, f := range []*fakeServer{old, added} {
+				f.says("", optionsAnswer+"Max-Connections: 1¶")
+			}
+			const pool = "    health: {interval: 100ms}\n    reserve: 0\n"
+			r := startReloader(t, old.address)
+			r.set([]string{old.address}, pool)
+			r.reload()
+			r.ready()
+			first, second, third := r.dial(1), r.dial(1), r.dial(1)
+			first.send(text(number(1)))
+			busy := old.next(t)
+			busy.gets(number(1))
+			queue := r.table.Load().pools[0].queue
+			for i, c := range []*client{second, third} {
+				c.send(text(number(2 + i)))
+				eventually(t, "a request in line", func() bool { return queue.Depth() == i+1 })
+			}
+			r.set([]string{old.address, added.address}, pool)
+			r.reload()
+			block := v04[strings.Index(v04, "¶¶")+len("¶¶"):]
+			var order []string
+			for range 2 {
+				s := added.next(t)
+				uri := strings.Fields(s.head())[1]
+				order = append(order, uri[strings.LastIndexByte(uri, '/'):])
+				s.expect(text(block))
+				s.send(text(page))
+				s.release()
+			}
+			second.expect(text(page))
+			third.expect(text(page))
+			if got := strings.Join(order, " "); got != "/2 /3" && (loops == 1 || got != "/3 /2") { // loops line up their requests anew at the same time
+				t.Errorf("the requests were sent in the order %s", got)
+			}
+			busy.send(text(page))
+			first.expect(text(page))
+			busy.release()
+		})
+	}
+}
+
 func TestReloadCertificate(t *testing.T) {
 	_, a := startStub(t, dlpstub.Config{})
 	r := startReloader(t, a)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -307,10 +308,44 @@ func (m *servers) stop() {
 
 // swap puts a table in force: transactions that begin from now on use it.
 func (g *Gateway) swap(t *table) {
+	g.retire(g.table.Load(), t)
 	g.table.Store(t)
 	for _, l := range g.loops {
-		l.post(func() { l.currentTable() })
+		l.post(func() {
+			l.currentTable()
+			l.rerouteWaiting()
+		})
 	}
+}
+
+// retire notes the servers that a new table leaves out: requests may run on them, and one that is being routed now may begin to.
+func (g *Gateway) retire(old, t *table) {
+	g.retired.mu.Lock()
+	defer g.retired.mu.Unlock()
+	g.retired.servers = slices.DeleteFunc(g.retired.servers, func(s *pool.Server) bool { return s.InFlight() == 0 })
+	for _, p := range old.pools {
+		for _, s := range p.servers {
+			if !t.names(s) {
+				g.retired.servers = append(g.retired.servers, s)
+			}
+		}
+	}
+}
+
+// inFlight is the number of attempts, also on servers that a reload has taken out: clients that went away after their request may have some.
+func (g *Gateway) inFlight() int {
+	n := 0
+	for _, p := range g.table.Load().pools {
+		for _, s := range p.servers {
+			n += s.InFlight()
+		}
+	}
+	g.retired.mu.Lock()
+	defer g.retired.mu.Unlock()
+	for _, s := range g.retired.servers {
+		n += s.InFlight()
+	}
+	return n
 }
 
 // offer gives those who wait what they can have of s, which may have become usable for them: free slots, and the idle connections of all
