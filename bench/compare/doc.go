@@ -11,7 +11,8 @@
 //
 // Opening connections is measured apart, with one request on each, and taken off, except in the row that is about it. All
 // gateways use the same certificate (ECDSA P-256), TLS 1.3, X25519 and AES-128-GCM, which is checked before the run. The
-// gateways that only copy bytes choose a server for each connection, icapgate for each request.
+// gateways that only copy bytes choose a server for each connection, icapgate for each request. icapgate writes its access log to a file,
+// the others write none.
 //
 // The exit code is 0 if everything was measured, whatever the ratios are, 1 if anything failed, 2 for wrong usage.
 package main

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -60,7 +61,7 @@ func parseFlags(args []string, help io.Writer) (*options, error) {
 	flags.IntVar(&o.rounds, "rounds", 15, "rounds of each row, after one to warm up")
 	flags.Float64Var(&o.scale, "scale", 1, "factor of the number of requests in a round")
 	flags.StringVar(&o.json, "json", "", "`file` for all raw figures")
-	flags.StringVar(&o.accessLog, "access-log", "off", "`file` for icapgate's access log")
+	flags.StringVar(&o.accessLog, "access-log", "", "`file` for icapgate's access log, or off (default one that goes with the run)")
 	flags.DurationVar(&o.timeout, "timeout", time.Hour, "end of the run, whatever is done")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -71,7 +72,7 @@ func parseFlags(args []string, help io.Writer) (*options, error) {
 	if o.rounds < 1 || !(o.scale > 0) {
 		return nil, errors.New("--rounds and --scale have to be above 0")
 	}
-	if o.accessLog != "off" {
+	if o.accessLog != "" && o.accessLog != "off" {
 		path, err := filepath.Abs(o.accessLog)
 		if err != nil {
 			return nil, err
@@ -108,7 +109,7 @@ func run(ctx context.Context, o *options, out, progress io.Writer) error {
 		return err
 	}
 	m := &meter{dir: dir, icapbench: filepath.Join(dir, "bin", "icapbench"), scale: o.scale}
-	common := setup{Dir: dir, PEM: filepath.Join(dir, "combined.pem"), AccessLog: o.accessLog}
+	common := setup{Dir: dir, PEM: filepath.Join(dir, "combined.pem"), AccessLog: cmp.Or(o.accessLog, filepath.Join(dir, "access.log"))}
 	if m.trust, m.roots, err = makeCertificate(dir, common.PEM); err != nil {
 		return err
 	}
@@ -141,6 +142,7 @@ func run(ctx context.Context, o *options, out, progress io.Writer) error {
 	}
 
 	p := newReport(o, gateways)
+	p.AccessLog = common.AccessLog != "off"
 	p.printHead(out)
 	for _, r := range o.rows {
 		result := newRowReport(&r)

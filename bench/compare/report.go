@@ -15,12 +15,13 @@ const ours = "icapgate"
 
 // report is everything that a run has shown. Its JSON form has all samples.
 type report struct {
-	Machine  string            `json:"machine"`
-	Go       string            `json:"go"`
-	Versions map[string]string `json:"versions"` // by program
-	Rounds   int               `json:"rounds"`
-	Scale    float64           `json:"scale"`
-	Rows     []*rowReport      `json:"rows"`
+	Machine   string            `json:"machine"`
+	Go        string            `json:"go"`
+	Versions  map[string]string `json:"versions"`   // by program
+	AccessLog bool              `json:"access_log"` // icapgate writes one; the others write none
+	Rounds    int               `json:"rounds"`
+	Scale     float64           `json:"scale"`
+	Rows      []*rowReport      `json:"rows"`
 
 	order []string // of the programs
 }
@@ -165,6 +166,9 @@ func (p *report) printHead(w io.Writer) {
 	fmt.Fprintf(w, "%s\n", p.Machine)
 	for _, name := range p.order {
 		fmt.Fprintf(w, "%s %s\n", name, p.Versions[name])
+	}
+	if p.AccessLog {
+		fmt.Fprintf(w, "%s writes its access log to a file and counts its metrics; the others write no log\n", ours)
 	}
 	fmt.Fprintf(w, "%d rounds in rotating order after one to warm up; medians with smallest..largest; "+
 		"of ratios the %.0f %% interval of the median\n", p.Rounds, 100*confidence)
