@@ -38,7 +38,7 @@ type loop struct {
 	log    *slog.Logger
 
 	// Owned by the loop.
-	now       int64   // loop time at which the event being handled came
+	now       int64   // loop time at which the batch being handled came
 	conns     []*conn // by fd; nil: none
 	wheel     wheel
 	ready     []*conn                    // connections that run at the end of this event

@@ -146,9 +146,7 @@ func (g *Gateway) closeIdle() {
 	for _, l := range g.loops {
 		l.post(func() {
 			for _, h := range l.shards {
-				for c, ok := h.Get(); ok; c, ok = h.Get() {
-					c.shut(reasonNoDescriptor)
-				}
+				dropIdle(h, reasonNoDescriptor)
 			}
 			for _, p := range l.pipes {
 				l.closePipe(p)
