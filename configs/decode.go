@@ -26,8 +26,17 @@ type decoder struct {
 // tags are the YAML types that a value may be of; a file has no reason to name them.
 var tags = []string{"!!map", "!!seq", "!!str", "!!int", "!!float", "!!bool", "!!timestamp"}
 
-// defaulter is a struct whose keys have defaults that are not zero.
-type defaulter interface{ setDefaults() }
+// defaulter is a struct whose keys have defaults that are not zero; a type of another package has the exported method.
+type (
+	defaulter         interface{ setDefaults() }
+	exportedDefaulter interface{ SetDefaults() }
+)
+
+// Pairs is a mapping whose keys are the user's choice, in the order of the file.
+type Pairs []Pair
+
+// Pair is a key of Pairs and its value.
+type Pair struct{ Name, Value string }
 
 // decode fills out, which is settable, from the value of the key.
 func (d *decoder) decode(n *yaml.Node, key string, out reflect.Value) {
@@ -47,8 +56,11 @@ func (d *decoder) decode(n *yaml.Node, key string, out reflect.Value) {
 		out.Set(reflect.New(out.Type().Elem()))
 		out = out.Elem()
 	}
-	if v, ok := out.Addr().Interface().(defaulter); ok {
+	switch v := out.Addr().Interface().(type) {
+	case defaulter:
 		v.setDefaults()
+	case exportedDefaulter:
+		v.SetDefaults()
 	}
 	text, isText := out.Addr().Interface().(encoding.TextUnmarshaler)
 	switch {
@@ -58,7 +70,9 @@ func (d *decoder) decode(n *yaml.Node, key string, out reflect.Value) {
 		}
 	case n.Kind == yaml.MappingNode && out.Kind() == reflect.Struct:
 		d.mapping(n, key, out)
-	case n.Kind == yaml.SequenceNode && out.Kind() == reflect.Slice:
+	case n.Kind == yaml.MappingNode && out.Type() == reflect.TypeFor[Pairs]():
+		out.Set(reflect.ValueOf(d.freePairs(n, key)))
+	case n.Kind == yaml.SequenceNode && out.Kind() == reflect.Slice && out.Type() != reflect.TypeFor[Pairs]():
 		out.Set(reflect.MakeSlice(out.Type(), len(n.Content), len(n.Content)))
 		for i, item := range n.Content {
 			itemKey := fmt.Sprintf("%s[%d]", key, i)
@@ -87,11 +101,7 @@ func (d *decoder) scalar(n *yaml.Node, out reflect.Value) bool {
 type pair struct{ key, value *yaml.Node }
 
 func (d *decoder) mapping(n *yaml.Node, key string, out reflect.Value) {
-	fields := fieldsOf(out.Type())
-	names := make([]string, len(fields))
-	for i, f := range fields {
-		names[i] = f.name
-	}
+	fields, names := fieldsOf(out.Type()), keysOf(out.Type())
 	for _, p := range d.pairs(n, key, 0) {
 		i := slices.Index(names, p.key.Value)
 		if i < 0 {
@@ -102,6 +112,19 @@ func (d *decoder) mapping(n *yaml.Node, key string, out reflect.Value) {
 		d.source.lines[path] = p.key.Line
 		d.decode(p.value, path, out.Field(fields[i].index))
 	}
+}
+
+// freePairs reads a mapping whose keys nobody knows.
+func (d *decoder) freePairs(n *yaml.Node, key string) Pairs {
+	free := make(Pairs, 0, len(n.Content)/2)
+	for _, p := range d.pairs(n, key, 0) {
+		path := child(key, p.key)
+		d.source.lines[path] = p.key.Line
+		var value string
+		d.decode(p.value, path, reflect.ValueOf(&value).Elem())
+		free = append(free, Pair{p.key.Value, value})
+	}
+	return free
 }
 
 // unknown reports a key that its mapping does not have.
@@ -187,6 +210,15 @@ func fieldsOf(t reflect.Type) []field {
 	return fields
 }
 
+// keysOf lists their names.
+func keysOf(t reflect.Type) []string {
+	var names []string
+	for _, f := range fieldsOf(t) {
+		names = append(names, f.name)
+	}
+	return names
+}
+
 func (d *decoder) addAt(n *yaml.Node, key, format string, args ...any) {
 	d.add(key, format, args...)
 	d.faults[len(d.faults)-1].Line = n.Line
@@ -208,7 +240,11 @@ func shown(n *yaml.Node) string {
 
 // wanted describes what could stand there.
 func wanted(t reflect.Type) string {
-	switch reflect.New(t).Interface().(type) {
+	switch v := reflect.New(t).Interface().(type) {
+	case interface{ Wanted() string }: // a type of another package
+		return v.Wanted()
+	case *Pairs:
+		return "a mapping (name: value)"
 	case *Duration:
 		return "a time such as 5s"
 	case *Size:

@@ -286,3 +286,54 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// shape is a type of another package, as it looks to Decode.
+type shape struct {
+	Name  string `yaml:"name"`
+	Sides sides  `yaml:"sides"`
+	Notes Pairs  `yaml:"notes"`
+}
+
+func (s *shape) SetDefaults() { s.Name = "square" }
+
+type sides int
+
+func (*sides) Wanted() string { return "a number of sides such as 4" }
+
+func (s *sides) UnmarshalText(text []byte) error {
+	if string(text) != "four" {
+		return fmt.Errorf("%s has no sides", Quote(string(text)))
+	}
+	*s = 4
+	return nil
+}
+
+func TestDecode(t *testing.T) {
+	f := func(text string, want shape, faults ...string) {
+		t.Helper()
+		var got shape
+		doc := Decode("file", []byte(text), &got)
+		if got.Sides == 0 {
+			doc.Fault("sides", "none")
+		}
+		var lines []string
+		if err := doc.Err(); err != nil {
+			lines = strings.Split(err.Error(), "\n")
+		}
+		if diff := cmp.Diff(faults, lines); diff != "" {
+			t.Errorf("%s\n-want +got:\n%s", text, diff)
+		}
+		if diff := cmp.Diff(want, got); len(faults) == 0 && diff != "" {
+			t.Errorf("%s\n-want +got:\n%s", text, diff)
+		}
+	}
+	f("sides: four\nnotes: {b: 1, a: ''}", shape{"square", 4, Pairs{{"b", "1"}, {"a", ""}}})
+	f("name: x", shape{}, "file: sides: none")
+	f("name: x\nsides: five", shape{}, `file:2: sides: "five" has no sides`)
+	f("sides: []", shape{}, "file:1: sides: is a list, allowed: a number of sides such as 4")
+	f("sides: four\nnotes: [a]", shape{}, "file:2: notes: is a list, allowed: a mapping (name: value)")
+	f("sides: four\nnotes:\n  a: 1\n  a: 2", shape{}, "file:4: notes.a: is here twice, first in line 3")
+	f("sides: four\nnotes:\n  a: [1]", shape{}, `file:3: notes.a: is a list, allowed: text, "" for none`)
+	f("side: four", shape{}, "file: sides: none", "file:1: side: unknown key, did you mean sides?")
+	f("", shape{}, "file: is empty, needed: at least one of the keys name, sides, notes")
+}
