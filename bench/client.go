@@ -33,10 +33,12 @@ type Request struct {
 	Body     io.Reader // nil: null-body, or nothing encapsulated
 	Size     int64     // bytes that Body gives
 	Chunk    int64     // bytes in one chunk at most, > 0
+	Chunks   []int64   // sizes of the chunks in turn, over and over, each > 0; nil: Chunk
 	Preview  int64     // bytes, -1: none
 	Trickle  bool      // what a read of Body gives is written at once and not collected: slow clients
 
 	Allow204      bool // what the head says
+	Allow206      bool
 	AllowTrailers bool
 	Close         bool
 }
@@ -73,6 +75,7 @@ type Conn struct {
 	resp     icap.Response // of the answer that is being read; slices in it are stale after the next fill
 	sections icap.BlockScanner
 	body     icap.BodyReader
+	original int64 // where a 206 takes up the original body, -1: the answer is none
 
 	out     []byte   // what flush writes; belongs to the writer goroutine while writing is set
 	writing bool     // the writer goroutine has a job
@@ -123,6 +126,10 @@ func newConn(nc net.Conn, timeout time.Duration) *Conn {
 
 // Reusable says whether the connection takes another request: there was no error and nobody said that it closes.
 func (c *Conn) Reusable() bool { return c.reusable }
+
+// Original says, after the answer to a request that allowed 206, whether it was one: then what has come is followed by the request's own body
+// from offset on.
+func (c *Conn) Original() (offset int64, ok bool) { return max(0, c.original), c.original >= 0 }
 
 // Stale says whether the peer has closed the connection, or sent what belongs to nothing, since the last answer, of which there
 // has to be one. A client that asks before each request loses only requests that cross the peer's FIN on their way.
@@ -178,6 +185,7 @@ func (c *Conn) Do(req *Request, rcv Receiver) error {
 }
 
 func (c *Conn) do(req *Request, rcv Receiver) error {
+	c.original = -1
 	if err := c.sendHead(req); err != nil {
 		return err
 	}
@@ -201,7 +209,7 @@ func (c *Conn) do(req *Request, rcv Receiver) error {
 			return err
 		}
 	}
-	if err := c.checkAnswer(req.Method, allow204); err != nil {
+	if err := c.checkAnswer(req, allow204); err != nil {
 		return err
 	}
 	if c.resp.Close || req.Close {
@@ -272,8 +280,11 @@ func isInput(err error) bool {
 }
 
 func (c *Conn) writeBody(req *Request, n int64, end string) error {
-	for n > 0 {
+	for i := 0; n > 0; i++ {
 		size := min(n, req.Chunk)
+		if len(req.Chunks) > 0 {
+			size = min(n, req.Chunks[i%len(req.Chunks)])
+		}
 		n -= size
 		c.out = append(strconv.AppendInt(c.out, size, 16), "\r\n"...)
 		for size > 0 {
@@ -330,9 +341,9 @@ func (c *Conn) readHead() ([]byte, error) {
 	}
 }
 
-// checkAnswer checks what the request permits of the head of its final answer.
-func (c *Conn) checkAnswer(m icap.Method, allow204 bool) error {
-	status, list := c.resp.Status, &c.resp.Encapsulated
+// checkAnswer checks what the request permits of the head of its final answer. A 206 has to be allowed where a 204 may be given.
+func (c *Conn) checkAnswer(req *Request, allow204 bool) error {
+	m, status, list := req.Method, c.resp.Status, &c.resp.Encapsulated
 	body := icap.NoSection
 	if c.resp.HasEncapsulated {
 		body = list.Body()
@@ -344,8 +355,10 @@ func (c *Conn) checkAnswer(m icap.Method, allow204 bool) error {
 		return fault(Framing, "204 that the request did not allow")
 	case status == 204 && list.HasBody():
 		return fault(Framing, "204 with a body")
-	case status == 206:
+	case status == 206 && (!req.Allow206 || !allow204):
 		return fault(Framing, "206 that the request did not allow")
+	case status == 206 && !list.HasBody():
+		return fault(Framing, "206 without a body, in which it says what to take of the original")
 	case status >= 300 || status == 204:
 		return nil
 	case m == icap.MethodOptions && (body == icap.ReqBody || body == icap.ResBody),
@@ -399,13 +412,34 @@ func (c *Conn) readBody(req *Request, rcv Receiver) error {
 				return err
 			}
 		}
-		if c.body.End() != icap.EndBody {
-			return fault(Framing, "last chunk that the request did not allow")
+		if err := c.checkEnd(req); err != nil {
+			return err
 		}
 	}
 	if c.r < c.w {
 		return fault(Framing, "%d bytes after the end of the answer", c.w-c.r)
 	}
+	return nil
+}
+
+// checkEnd checks the last chunk: that of a 206 has to say where the original body goes on, no other may.
+func (c *Conn) checkEnd(req *Request) error {
+	switch partial := c.body.End() == icap.EndUseOriginal; {
+	case c.resp.Status == 206 && !partial:
+		return fault(Framing, "206 without use-original-body in its last chunk")
+	case c.resp.Status != 206 && partial:
+		return fault(Framing, "use-original-body in the last chunk of a %d", c.resp.Status)
+	case !partial:
+		return nil
+	}
+	size := int64(0)
+	if req.Body != nil {
+		size = req.Size
+	}
+	if n := c.body.UseOriginal(); n > uint64(size) {
+		return fault(Framing, "use-original-body=%d of a body of %d bytes", n, size)
+	}
+	c.original = int64(c.body.UseOriginal())
 	return nil
 }
 

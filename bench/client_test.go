@@ -162,7 +162,7 @@ var lies = []struct {
 	{"206", Message{Preview: -1}, func([]byte) []byte { return []byte("ICAP/1.0 206 x\r\nEncapsulated: req-body=0\r\n\r\n0\r\n\r\n") }, Framing, "206"},
 	{"use-original-body", Message{Preview: -1}, func([]byte) []byte {
 		return []byte("ICAP/1.0 200 x\r\nEncapsulated: req-body=0\r\n\r\n0; use-original-body=0\r\n\r\n")
-	}, Framing, "last chunk"},
+	}, Framing, "use-original-body in the last chunk of a 200"},
 	{"100 without a preview", Message{Preview: -1}, func([]byte) []byte { return []byte("ICAP/1.0 100 Continue\r\n\r\n") }, Framing, "100"},
 	{"503", Message{Preview: -1}, func([]byte) []byte { return []byte("ICAP/1.0 503 Full\r\nConnection: close\r\n\r\n") }, Status, "503 Full"},
 }

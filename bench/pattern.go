@@ -3,34 +3,11 @@ package bench
 import (
 	"bytes"
 	"io"
-	"math/rand/v2"
-	"sync"
 )
-
-// The bodies of a load are runs of one endless pattern, each request's from another place, so that bytes of one
-// request that turn up in another's answer are noticed, and a body of any size needs no memory.
-
-// patternSize is the period of the pattern in bytes: a prime, so that shifts by usual buffer sizes do not hide.
-const patternSize = 1048573
-
-// pattern returns one period.
-var pattern = sync.OnceValue(func() []byte {
-	p := make([]byte, patternSize)
-	rng := rand.New(rand.NewPCG(3507, 1344))
-	for i := range p {
-		p[i] = byte(rng.Uint32())
-	}
-	return p
-})
 
 // patternStart returns where the body of a worker's request begins.
 func patternStart(worker, request int) int {
 	return (worker*104729 + request*7919) % patternSize
-}
-
-// Body returns a body of size bytes: another one for each start up to about a million.
-func Body(start int, size int64) io.Reader {
-	return &patternReader{pos: start % patternSize, left: size}
 }
 
 // patternReader reads a body of left bytes.

@@ -312,7 +312,7 @@ func bodyFits(p *plan, r record) bool {
 		return false
 	}
 	h := sha256.New()
-	if _, err := io.Copy(h, bench.Body(p.start, length)); err != nil {
+	if _, err := io.Copy(h, bench.PatternBody(p.start, length)); err != nil {
 		return false
 	}
 	return r.SHA == hex.EncodeToString(h.Sum(nil))

@@ -28,7 +28,7 @@ type client struct {
 type call struct {
 	Message bench.Message
 	Size    int64 // of the body, -1: none
-	Start   int   // of the body: see bench.Body
+	Start   int   // of the body: see bench.PatternBody
 	Read    func(n int) error
 	Send    io.Reader // in place of the body; nil: the body as it is
 	Trickle bool      // Send's bytes leave as they come
@@ -89,7 +89,7 @@ func (q *call) build(t bench.Target) (*bench.Request, error) {
 		return q.Message.Build(t, nil, 0)
 	}
 	if q.Send == nil {
-		return q.Message.Build(t, bench.Body(q.Start, q.Size), q.Size)
+		return q.Message.Build(t, bench.PatternBody(q.Start, q.Size), q.Size)
 	}
 	req, err := q.Message.Build(t, q.Send, q.Size)
 	if err == nil {
@@ -105,7 +105,7 @@ func (q *call) Head(r *icap.Response, _ []byte) error {
 	}
 	q.status, q.server, q.id = r.Status, string(r.Get("x-server")), string(r.Get(idHeader))
 	if r.Status == 200 && q.Size >= 0 && q.Message.Method != icap.MethodOptions {
-		q.echo = bench.Body(q.Start, q.Size)
+		q.echo = bench.PatternBody(q.Start, q.Size)
 	}
 	return nil
 }

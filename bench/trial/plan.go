@@ -123,7 +123,7 @@ func (p *plan) call(ctx context.Context) *call {
 	q.Message.Fields = []string{wishHeader + ": " + p.wish.String()}
 	if p.write > 0 || p.abort >= 0 {
 		q.Trickle = true
-		body, sent, began := bench.Body(p.start, p.size), int64(0), time.Now()
+		body, sent, began := bench.PatternBody(p.start, p.size), int64(0), time.Now()
 		q.Send = reader(func(b []byte) (int, error) {
 			if p.abort >= 0 && sent >= p.abort {
 				return 0, errAborted

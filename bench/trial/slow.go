@@ -196,7 +196,7 @@ func (t *transfer) run(ctx context.Context, r *rig, size int64, start int, end t
 		}
 		return nil
 	}
-	body := bench.Body(start, size)
+	body := bench.PatternBody(start, size)
 	began := time.Now()
 	q := &call{Message: bench.Message{Method: icap.MethodReqmod, Preview: -1, Chunk: smallChunk}, Size: size, Start: start}
 	if !t.secure {
@@ -250,7 +250,7 @@ func (o *slowOptions) checkRecord(ctx context.Context, r *rig, t *transfer, star
 		return nil
 	}
 	want := sha256.New()
-	if _, err := io.Copy(want, bench.Body(start, int64(got.Length))); err != nil {
+	if _, err := io.Copy(want, bench.PatternBody(start, int64(got.Length))); err != nil {
 		return err
 	}
 	whole := t.err != nil || int64(got.Length) == o.size
@@ -296,7 +296,7 @@ func (o *slowOptions) small(ctx context.Context, r *rig, name string, upload *be
 				return
 			}
 			defer c.close()
-			body := bench.Body(0, bigUpload)
+			body := bench.PatternBody(0, bigUpload)
 			_ = c.do(&call{Message: bench.Message{Method: icap.MethodReqmod, Preview: -1}, Size: bigUpload, Send: reader(func(p []byte) (int, error) {
 				if loading.Err() != nil {
 					return 0, errTimeOver
