@@ -51,11 +51,12 @@ func (h Histogram) Count() int64 {
 	return h.h.TotalCount()
 }
 
-// Quantile returns the time that percent of all are not above; 0 if there is none. 100 is the longest.
+// Quantile returns the time that percent of all are not above; 0 if there is none. 0 is the shortest, 100 the longest.
 func (h Histogram) Quantile(percent float64) time.Duration {
 	if h.Count() == 0 {
 		return 0
 	}
+	percent = max(percent, 51/float64(h.Count())) // the library has no first time, only half of it
 	return time.Duration(h.h.ValueAtQuantile(percent)) * time.Microsecond
 }
 
@@ -69,6 +70,17 @@ func (h Histogram) Mean() time.Duration {
 
 // Max returns the longest time.
 func (h Histogram) Max() time.Duration { return h.Quantile(100) }
+
+// Above returns how many times are above d.
+func (h Histogram) Above(d time.Duration) int64 {
+	n := int64(0)
+	for _, b := range h.Bars() {
+		if b.To > d {
+			n += b.Count
+		}
+	}
+	return n
+}
 
 // Bar is a run of times that the histogram does not tell apart.
 type Bar struct {

@@ -68,6 +68,9 @@ func TestHistogramLimits(t *testing.T) {
 	if h.Count() != 2 || h.Quantile(50) != 0 || math.Abs(h.Max().Seconds()-600) > 0.6 {
 		t.Errorf("%d times, p50 %v, max %v", h.Count(), h.Quantile(50), h.Max())
 	}
+	if n := h.Above(time.Minute); n != 1 {
+		t.Errorf("%d are above a minute", n)
+	}
 	total := int64(0)
 	for _, b := range h.Bars() {
 		total += b.Count
