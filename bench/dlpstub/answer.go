@@ -1,134 +1,284 @@
 package dlpstub
 
 import (
-	"bytes"
 	"strconv"
 	"time"
 
 	"icapgate/icap"
 )
 
-// answers holds the bytes of answers that are the same for every request; each in two forms, [0] for a
-// connection that stays open and [1] with "Connection: close".
-type answers struct {
-	noContent [2][]byte // whole
-	status    [2][]byte // whole, of Config.Status
-	notServed [2][]byte // whole, 405
-	unknown   [2][]byte // whole, 501
-	ok        [2][]byte // up to the Encapsulated field of a 200
-	options   [2][]byte // up to the value of the Date field
+// answer reads the request's body and writes the answer; which of them is first depends.
+func (c *conn) answer() error {
+	s := c.srv
+	switch m := c.req.Method; {
+	case m == icap.MethodOptions:
+		if err := c.drain(false); err != nil {
+			return err
+		}
+		c.out = append(c.out, s.answers.options[c.closing]...)
+		c.out = time.Now().UTC().AppendFormat(c.out, dateFormat)
+		c.status = 200
+		return c.end([]byte("\r\n\r\n"))
+	case m == icap.MethodOther:
+		c.status = 501
+		return c.answerBrief(s.answers.unknown[c.closing])
+	case !s.methods[m]:
+		c.status = 405
+		return c.answerBrief(s.answers.notServed[c.closing])
+	}
+	if s.cfg.Slots > 0 {
+		served, err := c.takeSlot()
+		if err != nil {
+			return err
+		}
+		if !served {
+			c.overloaded()
+		}
+	}
+	return c.answerModify()
 }
 
-const dateFormat = "Mon, 02 Jan 2006 15:04:05 GMT"
-
-var continueAnswer = []byte("ICAP/1.0 100 Continue\r\n\r\n")
-
-func newAnswers(cfg *Config) answers {
-	var a answers
-	for i := range 2 {
-		closing := i == 1
-		a.noContent[i] = append(appendHead(nil, cfg, 204, closing), "\r\n"...)
-		if cfg.Status != 0 {
-			a.status[i] = append(appendHead(nil, cfg, cfg.Status, closing), "\r\n"...)
-		}
-		a.notServed[i] = append(appendHead(nil, cfg, 405, closing), "\r\n"...)
-		a.unknown[i] = append(appendHead(nil, cfg, 501, closing), "\r\n"...)
-		a.ok[i] = appendHead(nil, cfg, 200, closing)
-		a.options[i] = appendOptions(nil, cfg, closing)
+func (c *conn) answerModify() error {
+	how := &c.how
+	inPreview := c.req.Preview >= 0
+	brief := c.brief(inPreview)
+	if brief != nil && how.EarlyAnswer {
+		return c.answerEarly(brief)
 	}
-	return a
+	if inPreview {
+		if err := c.drain(brief == nil || how.Continue); err != nil {
+			return err
+		}
+		if c.body.End() == icap.EndPreview && (brief == nil || how.Continue) {
+			if err := c.askForRest(); err != nil {
+				return err
+			}
+			brief = c.brief(false)
+		}
+	}
+	if brief == nil {
+		return c.echo()
+	}
+	return c.answerBrief(brief)
 }
 
-// appendHead appends the status line and the fields that every answer has, without the empty line.
-func appendHead(dst []byte, cfg *Config, status int, closing bool) []byte {
-	reason := icap.StatusText(status)
-	if reason == "" {
-		reason = "Status"
+// overloaded makes the answer a 503.
+func (c *conn) overloaded() {
+	c.how.Status, c.how.Latency, c.how.LatencyPerMiB = 503, 0, 0
+	if s := c.srv.cfg.RetryAfter; s > 0 {
+		c.how.Fields += "Retry-After: " + strconv.Itoa(int(s/time.Second)) + "\r\n"
 	}
-	dst = append(dst, "ICAP/1.0 "...)
-	dst = strconv.AppendInt(dst, int64(status), 10)
-	dst = append(dst, ' ')
-	dst = append(dst, reason...)
-	dst = append(dst, "\r\nISTag: \""...)
-	dst = append(dst, cfg.ISTag...)
-	dst = append(dst, "\"\r\n"...)
-	if cfg.Name != "" {
-		dst = append(dst, "X-Server: "...)
-		dst = append(dst, cfg.Name...)
-		dst = append(dst, "\r\n"...)
-	}
-	if closing {
-		dst = append(dst, "Connection: close\r\n"...)
-	}
-	return dst
 }
 
-// appendOptions appends an OPTIONS answer up to the value of its Date.
-func appendOptions(dst []byte, cfg *Config, closing bool) []byte {
-	dst = appendHead(dst, cfg, 200, closing)
-	dst = append(dst, "Methods: "...)
-	for i, m := range cfg.Methods {
-		if i > 0 {
-			dst = append(dst, ", "...)
-		}
-		dst = append(dst, m.String()...)
+// brief returns the answer without a body that the configuration and the client allow; nil: the message has to be
+// echoed.
+func (c *conn) brief(inPreview bool) []byte {
+	how, a := &c.how, &c.srv.answers
+	status, answer := how.Status, a.status[c.closing]
+	switch {
+	case how.Status != 0:
+	case how.Mode == NoContent && (inPreview || c.req.Allow&icap.Allow204 != 0):
+		status, answer = 204, a.noContent[c.closing]
+	default:
+		return nil
 	}
-	service := cfg.Name
-	if service == "" {
-		service = "dlpstub"
+	c.status = status
+	if how.Fields == "" && (status == 204 || status == c.srv.cfg.Status) {
+		return answer
 	}
-	dst = append(dst, "\r\nService: "...)
-	dst = append(dst, service...)
-	if cfg.MaxConnections > 0 {
-		dst = append(dst, "\r\nMax-Connections: "...)
-		dst = strconv.AppendInt(dst, int64(cfg.MaxConnections), 10)
-	}
-	dst = append(dst, "\r\nOptions-TTL: "...)
-	dst = strconv.AppendInt(dst, int64(cfg.OptionsTTL/time.Second), 10)
-	if cfg.Preview != 0 {
-		dst = append(dst, "\r\nPreview: "...)
-		dst = strconv.AppendInt(dst, int64(max(cfg.Preview, 0)), 10)
-		dst = append(dst, "\r\nTransfer-Preview: *"...)
-	}
-	dst = append(dst, "\r\nAllow: 204\r\nEncapsulated: null-body=0\r\nDate: "...)
-	return dst
+	c.head = appendHead(c.head[:0], &c.srv.cfg, status, c.closing == 1)
+	c.head = append(append(c.head, how.Fields...), "\r\n"...)
+	return c.head
 }
 
-// appendEcho appends the Encapsulated field, the empty line and the encapsulated heads of an echo of a request with
-// these. The answer to a RESPMOD has no req-hdr (RFC 3507 section 4.9.2), so its offsets begin at the res-hdr.
-func appendEcho(dst []byte, m icap.Method, e *icap.Encapsulated, blocks []byte) []byte {
-	if m == icap.MethodRespmod {
-		blocks = blocks[reqHdrLen(e):]
-		dst = append(dst, "Encapsulated: "...)
-		if len(blocks) > 0 {
-			dst = append(dst, "res-hdr=0, "...)
-		}
-		if e.HasBody() {
-			dst = append(dst, "res-body="...)
-		} else {
-			dst = append(dst, "null-body="...)
-		}
-		dst = strconv.AppendInt(dst, int64(len(blocks)), 10)
-		dst = append(dst, "\r\n"...)
-	} else {
-		dst = e.AppendTo(dst)
+// answerBrief answers after the body.
+func (c *conn) answerBrief(answer []byte) error {
+	if err := c.drain(false); err != nil {
+		return err
 	}
-	dst = append(dst, "\r\n"...)
-	return append(dst, blocks...)
+	if err := c.wait(); err != nil {
+		return err
+	}
+	return c.end(answer)
 }
 
-// reqHdrLen returns the length of the req-hdr block, which is the offset of the section after it; 0 if there is none.
-func reqHdrLen(e *icap.Encapsulated) (n int) {
-	var line [128]byte
-	next, ok := bytes.CutPrefix(e.AppendTo(line[:0]), []byte("Encapsulated: req-hdr=0, "))
-	if !ok {
-		return 0
+// answerEarly answers before the body.
+func (c *conn) answerEarly(answer []byte) error {
+	if err := c.wait(); err != nil {
+		return err
 	}
-	for _, c := range next[bytes.IndexByte(next, '=')+1:] {
-		if c < '0' || c > '9' {
-			break
+	if c.bodyEnded() {
+		return c.end(answer)
+	}
+	c.start(c.status)
+	c.out = append(c.out, answer...)
+	if err := c.flush(); err != nil {
+		return err
+	}
+	return c.drain(false)
+}
+
+// askForRest sends a 100 Continue for the body after the preview.
+func (c *conn) askForRest() error {
+	c.out = append(c.out, continueAnswer...)
+	if err := c.flush(); err != nil {
+		return err
+	}
+	c.info.Continued = true
+	c.previewed = c.body.Payload()
+	c.startBody(-1)
+	return nil
+}
+
+// echo answers with the message of the request. It writes while it reads, with the chunks that it reads.
+func (c *conn) echo() error {
+	if err := c.wait(); err != nil {
+		return err
+	}
+	c.status = 200
+	c.start(c.status)
+	c.out = append(c.out, c.srv.answers.ok[c.closing]...)
+	c.out = append(c.out, c.how.Fields...)
+	c.out = appendEcho(c.out, c.req.Method, &c.req.Encapsulated, c.blocks)
+	if !c.req.Encapsulated.HasBody() {
+		return c.end(nil)
+	}
+	if c.how.EarlyAnswer {
+		if err := c.flush(); err != nil {
+			return err
 		}
-		n = n*10 + int(c-'0')
 	}
-	return n
+	if len(c.preview) > 0 {
+		c.out = strconv.AppendUint(c.out, uint64(len(c.preview)), 16)
+		c.out = append(c.out, "\r\n"...)
+		c.out = append(c.out, c.preview...)
+		c.out = append(c.out, "\r\n"...)
+	}
+	if c.body.End() == icap.EndIeof { // the latency of the body has passed before the head
+		return c.end([]byte("0\r\n\r\n"))
+	}
+	// The head waits for the first bytes after it, so that a short answer is written with one call.
+	for waiting := true; c.body.End() == icap.EndNone; waiting = false {
+		if c.r == c.w {
+			if !waiting {
+				if err := c.flush(); err != nil {
+					return err
+				}
+			}
+			if err := c.fill(); err != nil {
+				return err
+			}
+		}
+		p := c.in[c.r:c.w]
+		out, n, err := c.body.Next(p)
+		if err != nil {
+			return err
+		}
+		c.r += n
+		if c.hash != nil {
+			c.hashFramed(p[:n])
+		}
+		if c.body.End() != icap.EndNone {
+			if err := c.waitForBody(); err != nil {
+				return err
+			}
+			c.finish(nil)
+		}
+		if err := c.write(out); err != nil {
+			return err
+		}
+	}
+	return c.flush()
+}
+
+// outcome says how a request counts in Incidents.
+func (c *conn) outcome(err error) outcome {
+	switch {
+	case err != nil:
+		return cut
+	case c.status >= 400:
+		return refused
+	}
+	return whole
+}
+
+// hashFramed adds the body bytes in p, which body has accepted, to the hash.
+func (c *conn) hashFramed(p []byte) {
+	for len(p) > 0 {
+		data, n, _ := c.tap.NextData(p)
+		c.hash.Write(data)
+		p = p[n:]
+	}
+}
+
+// drain reads the body to its end, or that of its preview. It keeps the bytes in c.preview if keep is set.
+func (c *conn) drain(keep bool) error {
+	for !c.bodyEnded() {
+		if c.r == c.w {
+			if err := c.fill(); err != nil {
+				return err
+			}
+		}
+		data, n, err := c.body.NextData(c.in[c.r:c.w])
+		if err != nil {
+			return err
+		}
+		c.r += n
+		if keep {
+			c.preview = append(c.preview, data...)
+		}
+		if c.hash != nil {
+			c.hash.Write(data)
+		}
+	}
+	return nil
+}
+
+// end writes what is collected and the last bytes of an answer, after the body has been read.
+func (c *conn) end(last []byte) error {
+	c.start(c.status)
+	c.finish(nil)
+	c.out = append(c.out, last...)
+	return c.flush()
+}
+
+// start counts a final answer that begins, once.
+func (c *conn) start(status int) {
+	if !c.answered {
+		c.answered = true
+		if status < len(c.srv.statuses) {
+			c.srv.statuses[status].Add(1)
+		}
+	}
+}
+
+// bodySize returns how many bytes of the body have been read.
+func (c *conn) bodySize() uint64 {
+	if !c.req.Encapsulated.HasBody() {
+		return c.previewed
+	}
+	return c.previewed + c.body.Payload()
+}
+
+// finish counts the body and calls the hook, once for each request.
+func (c *conn) finish(err error) {
+	if c.finished {
+		return
+	}
+	c.finished = true
+	if err != nil {
+		c.srv.noteError(err)
+	}
+	size := c.bodySize()
+	if c.srv.cfg.Incidents != nil && len(c.incident) > 0 {
+		c.srv.cfg.Incidents.note(c.incident, c.outcome(err))
+	}
+	c.srv.payload.Add(size)
+	if c.hash != nil {
+		c.info.Ieof = c.body.End() == icap.EndIeof
+		c.info.BodyLen = size
+		c.hash.Sum(c.info.BodySHA256[:0])
+		c.info.Err = err
+		c.srv.cfg.Hook(&c.info)
+	}
 }

@@ -7,8 +7,9 @@ import (
 	"errors"
 	"hash"
 	"io"
+	"math/rand/v2"
 	"net"
-	"strconv"
+	"sync/atomic"
 	"time"
 
 	"icapgate/icap"
@@ -48,14 +49,22 @@ type conn struct {
 	preview  []byte // body bytes of a preview that may have to be echoed
 	head     []byte // answer that is not one of srv.answers
 	timer    *time.Timer
+	rand     *rand.Rand // nil: nothing is drawn
+
+	ended    chan struct{} // closed when the server ends the connection; needs Server.mu
+	requests atomic.Uint64 // whose heads were read
 
 	// Of the request that is being served.
 	req       icap.Request // slices in it are stale once more bytes have been read: use the values only
 	blocks    []byte       // copy of the encapsulated heads
 	previewed uint64       // body bytes before the 100 Continue
 	how       Treatment
-	closing   int  // 1: the answer says "Connection: close"
-	answered  bool // the final answer has begun
+	slot      slot
+	due       time.Time // when the service in the slot ends
+	status    int       // of the final answer
+	incident  []byte    // its id
+	closing   int       // 1: the answer says "Connection: close"
+	answered  bool      // the final answer has begun
 	finished  bool
 
 	// Used with a Hook only.
@@ -65,14 +74,26 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn, number int) *conn {
-	c := &conn{srv: s, raw: nc, net: nc, number: number, in: make([]byte, startBuffer)}
+	c := &conn{srv: s, raw: nc, net: nc, number: number, in: make([]byte, startBuffer), ended: make(chan struct{})}
 	if s.cfg.TLS != nil {
 		c.net = tls.Server(nc, s.cfg.TLS)
+	}
+	if s.cfg.Delay != nil {
+		c.rand = s.cfg.random(number)
 	}
 	if s.cfg.Hook != nil {
 		c.hash = sha256.New()
 	}
 	return c
+}
+
+// interrupt ends what the connection waits for. It needs Server.mu.
+func (c *conn) interrupt() {
+	select {
+	case <-c.ended:
+	default:
+		close(c.ended)
+	}
 }
 
 // serve runs the connection to its end and closes it.
@@ -94,6 +115,8 @@ func (c *conn) serve() {
 			}
 			err = c.answer()
 			c.finish(err)
+			c.leaveSlot()
+			c.srv.active.Add(-1)
 		}
 		if err != nil {
 			c.refuse(err)
@@ -145,6 +168,9 @@ func (c *conn) readHeads(n int) error {
 	if c.hash != nil || c.srv.cfg.Treat != nil {
 		c.info.Head = append(c.info.Head[:0], head...)
 	}
+	if c.srv.cfg.Incidents != nil {
+		c.incident = append(c.incident[:0], c.req.Get(c.srv.cfg.IncidentField)...)
+	}
 	c.r += end
 
 	c.sections.Reset(c.req.Encapsulated, false)
@@ -167,7 +193,9 @@ func (c *conn) readHeads(n int) error {
 
 // begin resets what belongs to one request.
 func (c *conn) begin(n int) {
-	c.srv.requests[c.req.Method].Add(1)
+	c.srv.enter(c.req.Method)
+	c.requests.Store(uint64(n))
+	c.status = 0
 	c.preview = c.preview[:0]
 	c.previewed = 0
 	c.startBody(c.req.Preview)
@@ -187,6 +215,10 @@ func (c *conn) begin(n int) {
 	cfg := &c.srv.cfg
 	c.how = Treatment{
 		Mode: cfg.Mode, Status: cfg.Status, Latency: cfg.Latency, Continue: cfg.Continue, EarlyAnswer: cfg.EarlyAnswer, ReadRate: cfg.ReadRate,
+		LatencyPerMiB: cfg.LatencyPerMiB,
+	}
+	if cfg.Delay != nil && c.req.Method != icap.MethodOptions {
+		c.how.Latency += cfg.Delay(c.rand)
 	}
 	if cfg.Treat != nil && c.req.Method != icap.MethodOptions {
 		cfg.Treat(&c.info, &c.how)
@@ -206,235 +238,13 @@ func (c *conn) bodyEnded() bool {
 	return !c.req.Encapsulated.HasBody() || c.body.End() != icap.EndNone
 }
 
-// answer reads the request's body and writes the answer; which of them is first depends.
-func (c *conn) answer() error {
-	s := c.srv
-	switch m := c.req.Method; {
-	case m == icap.MethodOptions:
-		if err := c.drain(false); err != nil {
-			return err
-		}
-		c.out = append(c.out, s.answers.options[c.closing]...)
-		c.out = time.Now().UTC().AppendFormat(c.out, dateFormat)
-		return c.end([]byte("\r\n\r\n"))
-	case m == icap.MethodOther:
-		return c.answerBrief(s.answers.unknown[c.closing])
-	case !s.methods[m]:
-		return c.answerBrief(s.answers.notServed[c.closing])
-	default:
-		return c.answerModify()
-	}
-}
-
-func (c *conn) answerModify() error {
-	how := &c.how
-	inPreview := c.req.Preview >= 0
-	brief := c.brief(inPreview)
-	if brief != nil && how.EarlyAnswer {
-		return c.answerEarly(brief)
-	}
-	if inPreview {
-		if err := c.drain(brief == nil || how.Continue); err != nil {
-			return err
-		}
-		if c.body.End() == icap.EndPreview && (brief == nil || how.Continue) {
-			if err := c.askForRest(); err != nil {
-				return err
-			}
-			brief = c.brief(false)
-		}
-	}
-	if brief == nil {
-		return c.echo()
-	}
-	return c.answerBrief(brief)
-}
-
-// brief returns the answer without a body that the configuration and the client allow; nil: the message has to be
-// echoed.
-func (c *conn) brief(inPreview bool) []byte {
-	how, a := &c.how, &c.srv.answers
-	status, answer := how.Status, a.status[c.closing]
-	switch {
-	case how.Status != 0:
-	case how.Mode == NoContent && (inPreview || c.req.Allow&icap.Allow204 != 0):
-		status, answer = 204, a.noContent[c.closing]
-	default:
-		return nil
-	}
-	if how.Fields == "" && (status == 204 || status == c.srv.cfg.Status) {
-		return answer
-	}
-	c.head = appendHead(c.head[:0], &c.srv.cfg, status, c.closing == 1)
-	c.head = append(append(c.head, how.Fields...), "\r\n"...)
-	return c.head
-}
-
-// answerBrief answers after the body.
-func (c *conn) answerBrief(answer []byte) error {
-	if err := c.drain(false); err != nil {
-		return err
-	}
-	if err := c.wait(); err != nil {
-		return err
-	}
-	return c.end(answer)
-}
-
-// answerEarly answers before the body.
-func (c *conn) answerEarly(answer []byte) error {
-	if err := c.wait(); err != nil {
-		return err
-	}
-	if c.bodyEnded() {
-		return c.end(answer)
-	}
-	c.answered = true
-	c.out = append(c.out, answer...)
-	if err := c.flush(); err != nil {
-		return err
-	}
-	return c.drain(false)
-}
-
-// askForRest sends a 100 Continue for the body after the preview.
-func (c *conn) askForRest() error {
-	c.out = append(c.out, continueAnswer...)
-	if err := c.flush(); err != nil {
-		return err
-	}
-	c.info.Continued = true
-	c.previewed = c.body.Payload()
-	c.startBody(-1)
-	return nil
-}
-
-// echo answers with the message of the request. It writes while it reads, with the chunks that it reads.
-func (c *conn) echo() error {
-	if err := c.wait(); err != nil {
-		return err
-	}
-	c.answered = true
-	c.out = append(c.out, c.srv.answers.ok[c.closing]...)
-	c.out = append(c.out, c.how.Fields...)
-	c.out = appendEcho(c.out, c.req.Method, &c.req.Encapsulated, c.blocks)
-	if !c.req.Encapsulated.HasBody() {
-		return c.end(nil)
-	}
-	if c.how.EarlyAnswer {
-		if err := c.flush(); err != nil {
-			return err
-		}
-	}
-	if len(c.preview) > 0 {
-		c.out = strconv.AppendUint(c.out, uint64(len(c.preview)), 16)
-		c.out = append(c.out, "\r\n"...)
-		c.out = append(c.out, c.preview...)
-		c.out = append(c.out, "\r\n"...)
-	}
-	if c.body.End() == icap.EndIeof {
-		return c.end([]byte("0\r\n\r\n"))
-	}
-	// The head waits for the first bytes after it, so that a short answer is written with one call.
-	for waiting := true; c.body.End() == icap.EndNone; waiting = false {
-		if c.r == c.w {
-			if !waiting {
-				if err := c.flush(); err != nil {
-					return err
-				}
-			}
-			if err := c.fill(); err != nil {
-				return err
-			}
-		}
-		p := c.in[c.r:c.w]
-		out, n, err := c.body.Next(p)
-		if err != nil {
-			return err
-		}
-		c.r += n
-		if c.hash != nil {
-			c.hashFramed(p[:n])
-		}
-		if c.body.End() != icap.EndNone {
-			c.finish(nil)
-		}
-		if err := c.write(out); err != nil {
-			return err
-		}
-	}
-	return c.flush()
-}
-
-// hashFramed adds the body bytes in p, which body has accepted, to the hash.
-func (c *conn) hashFramed(p []byte) {
-	for len(p) > 0 {
-		data, n, _ := c.tap.NextData(p)
-		c.hash.Write(data)
-		p = p[n:]
-	}
-}
-
-// drain reads the body to its end, or that of its preview. It keeps the bytes in c.preview if keep is set.
-func (c *conn) drain(keep bool) error {
-	for !c.bodyEnded() {
-		if c.r == c.w {
-			if err := c.fill(); err != nil {
-				return err
-			}
-		}
-		data, n, err := c.body.NextData(c.in[c.r:c.w])
-		if err != nil {
-			return err
-		}
-		c.r += n
-		if keep {
-			c.preview = append(c.preview, data...)
-		}
-		if c.hash != nil {
-			c.hash.Write(data)
-		}
-	}
-	return nil
-}
-
-// end writes what is collected and the last bytes of an answer, after the body has been read.
-func (c *conn) end(last []byte) error {
-	c.answered = true
-	c.finish(nil)
-	c.out = append(c.out, last...)
-	return c.flush()
-}
-
-// finish counts the body and calls the hook, once for each request.
-func (c *conn) finish(err error) {
-	if c.finished {
-		return
-	}
-	c.finished = true
-	if err != nil {
-		c.srv.noteError(err)
-	}
-	size := c.previewed
-	if c.req.Encapsulated.HasBody() {
-		size += c.body.Payload()
-	}
-	c.srv.payload.Add(size)
-	if c.hash != nil {
-		c.info.Ieof = c.body.End() == icap.EndIeof
-		c.info.BodyLen = size
-		c.hash.Sum(c.info.BodySHA256[:0])
-		c.info.Err = err
-		c.srv.cfg.Hook(&c.info)
-	}
-}
-
 // refuse answers a protocol error, unless an answer has begun, and gives the client time to read it.
 func (c *conn) refuse(err error) {
 	var fault *icap.ProtocolError
 	if c.answered || !errors.As(err, &fault) {
 		return
 	}
+	c.start(fault.Status)
 	c.out = append(appendHead(c.out[:0], &c.srv.cfg, fault.Status, true), "\r\n"...)
 	half, ok := c.net.(interface{ CloseWrite() error })
 	if c.flush() != nil || !ok {
@@ -443,27 +253,6 @@ func (c *conn) refuse(err error) {
 	half.CloseWrite()
 	c.net.SetReadDeadline(time.Now().Add(lingerTime))
 	io.CopyN(io.Discard, c.net, lingerBytes)
-}
-
-// wait lets the latency pass.
-func (c *conn) wait() error { return c.pause(c.how.Latency) }
-
-// pause waits for d, or until the server is closed, which is an error.
-func (c *conn) pause(d time.Duration) error {
-	if d <= 0 {
-		return nil
-	}
-	if c.timer == nil {
-		c.timer = time.NewTimer(d)
-	} else {
-		c.timer.Reset(d)
-	}
-	select {
-	case <-c.timer.C:
-		return nil
-	case <-c.srv.done:
-		return net.ErrClosed
-	}
 }
 
 // awaitRequest reads the first bytes of a request. Any end of the connection here is errIdle.

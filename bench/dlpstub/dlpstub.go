@@ -7,6 +7,9 @@
 // sockets hold. A 204 is only given where the client allows it (Allow: 204, or within a preview); elsewhere the
 // message is echoed, as RFC 3507 section 4.6 wants it.
 //
+// How long it takes is fixed or drawn from a distribution, and grows with the body if asked to. With slots it has a known limit: N slots
+// and a latency of L serve N/L requests per second, and what is beyond waits in line or is told 503.
+//
 // Each connection has one goroutine. It allocates nothing per request once its buffers have grown (crypto/tls does, if
 // TLS is used), and it writes an answer that fits its buffer with one call.
 package dlpstub
@@ -14,6 +17,7 @@ package dlpstub
 import (
 	"crypto/tls"
 	"errors"
+	"math/bits"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -32,6 +36,9 @@ const (
 	Echo
 )
 
+// QueueAll as Config.Queue lets any number of requests wait.
+const QueueAll = -1
+
 // PreviewZero as Config.Preview offers "Preview: 0".
 const PreviewZero = -1
 
@@ -43,7 +50,25 @@ type Config struct {
 	// Status, if not 0, is the ICAP status of every answer to REQMOD and RESPMOD (503, say), in place of Mode.
 	Status int
 
-	Latency time.Duration // time that passes before the final answer to REQMOD and RESPMOD starts
+	// The latency is the time that passes before the final answer to REQMOD and RESPMOD starts: Latency, plus what Delay draws, plus
+	// LatencyPerMiB for the bytes of the body. If an answer begins before the body has ended, the last one passes before the end of an
+	// echo, and not at all if the answer has no body.
+	Latency       time.Duration
+	Delay         Delay         // nil: nothing is drawn
+	LatencyPerMiB time.Duration // of body
+	Seed          uint64        // of what is drawn; each connection has its own sequence, by its number
+
+	// Slots is how many REQMOD and RESPMOD are in service at a time, from their heads to the end of their answer; 0: all that come. In a
+	// slot the latency counts from when the slot was taken, so that N slots serve N requests per latency if clients don't take
+	// longer. Of the others as many as Queue says wait in line, first come, first served, with their bodies unread (QueueAll: any
+	// number); the rest is answered 503, at once and with Retry-After in whole seconds unless that is 0.
+	Slots      int
+	Queue      int
+	RetryAfter time.Duration
+
+	// Incidents, if set, count the ids that requests carry in the field IncidentField ("": X-Incident-ID). Servers may share them.
+	Incidents     *Incidents
+	IncidentField string
 
 	// Preview is the size that OPTIONS offers: 0 offers none, PreviewZero offers 0 bytes. A client that sends a
 	// preview is served by the rules of previews whatever was offered.
@@ -85,10 +110,12 @@ type Config struct {
 type Treatment struct {
 	Mode        Mode
 	Status      int
-	Latency     time.Duration
+	Latency     time.Duration // of Config, and what Delay has drawn
 	Continue    bool
 	EarlyAnswer bool
 	ReadRate    int64
+
+	LatencyPerMiB time.Duration
 
 	Fields string // lines that are added to the ICAP head of the final answer, each with its CRLF
 	Close  bool   // the answer says "Connection: close"
@@ -117,12 +144,35 @@ type Request struct {
 type Stats struct {
 	Requests     [icap.NumMethods]uint64 // whose heads were read, by method
 	PayloadBytes uint64                  // body bytes received, without framing
-	Accepted     uint64                  // connections
-	Open         int                     // connections
+	Answers      map[int]uint64          // final answers that began, by ICAP status
+	Active       int                     // requests between their heads and the end of their answer
+	PeakActive   int
+	PeakQueue    int    // requests in line for a slot
+	Turned       uint64 // requests answered 503 because the line was full
+	Accepted     uint64 // connections
+	Open         int    // connections
 	PeakOpen     int
+	PerConn      PerConn
 	Refused      uint64 // requests with a protocol error
 	Truncated    uint64 // requests that the end of their connection cut
 	LastError    error  // the last of these two, nil if there was none
+}
+
+// PerConn says how many requests connections had, those included that are open.
+type PerConn struct {
+	Least, Most uint64
+	Mean        float64
+	// Connections by requests: [0] had none, [i] had 2^(i-1) to 2^i-1; the last one has those with more too.
+	Counts [20]uint64
+}
+
+func (p *PerConn) add(n uint64, seen uint64) {
+	if seen == 0 || n < p.Least {
+		p.Least = n
+	}
+	p.Most = max(p.Most, n)
+	p.Mean = (p.Mean*float64(seen) + float64(n)) / float64(seen+1)
+	p.Counts[min(bits.Len64(n), len(p.Counts)-1)]++
 }
 
 // Server is a fake DLP server. It may serve several listeners.
@@ -132,20 +182,26 @@ type Server struct {
 	methods [icap.NumMethods]bool
 	answers answers
 
+	slots slots
+
 	requests  [icap.NumMethods]atomic.Uint64
+	statuses  [1000]atomic.Uint64 // final answers by ICAP status
+	active    atomic.Int64
+	peak      atomic.Int64 // of active
 	payload   atomic.Uint64
 	refused   atomic.Uint64
 	truncated atomic.Uint64
 	lastError atomic.Pointer[error]
 
-	done    chan struct{} // closed by Close and Kill
 	running sync.WaitGroup
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	accepted  uint64
-	peak      int
+	ended     uint64 // connections
+	peakOpen  int
+	perConn   PerConn // of connections that have ended
 	closed    bool
 }
 
@@ -157,13 +213,15 @@ func New(cfg Config) *Server {
 	if cfg.ISTag == "" {
 		cfg.ISTag = "dlpstub-1"
 	}
+	if cfg.IncidentField == "" {
+		cfg.IncidentField = "X-Incident-ID"
+	}
 	if cfg.OptionsTTL == 0 {
 		cfg.OptionsTTL = time.Hour
 	}
 	s := &Server{
 		cfg:       cfg,
 		answers:   newAnswers(&cfg),
-		done:      make(chan struct{}),
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[*conn]struct{}{},
 	}
@@ -215,11 +273,13 @@ func (s *Server) ServeConn(nc net.Conn) {
 	s.accepted++
 	c := newConn(s, nc, int(s.accepted))
 	s.conns[c] = struct{}{}
-	s.peak = max(s.peak, len(s.conns))
+	s.peakOpen = max(s.peakOpen, len(s.conns))
 	s.running.Go(func() {
 		c.serve()
 		s.mu.Lock()
 		delete(s.conns, c)
+		s.perConn.add(c.requests.Load(), s.ended)
+		s.ended++
 		s.mu.Unlock()
 	})
 }
@@ -232,10 +292,7 @@ func (s *Server) Kill() { s.stop(true) }
 
 func (s *Server) stop(reset bool) {
 	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
-		close(s.done)
-	}
+	s.closed = true
 	for ln := range s.listeners {
 		ln.Close()
 	}
@@ -258,6 +315,7 @@ func (s *Server) closeConns(reset bool) {
 			tcp.SetLinger(0)
 		}
 		c.raw.Close()
+		c.interrupt()
 	}
 }
 
@@ -271,13 +329,42 @@ func (s *Server) Stats() Stats {
 	for m := range st.Requests {
 		st.Requests[m] = s.requests[m].Load()
 	}
+	for code := range s.statuses {
+		if n := s.statuses[code].Load(); n > 0 {
+			if st.Answers == nil {
+				st.Answers = make(map[int]uint64)
+			}
+			st.Answers[code] = n
+		}
+	}
+	st.Active, st.PeakActive = int(s.active.Load()), int(s.peak.Load())
+	s.slots.mu.Lock()
+	st.PeakQueue, st.Turned = s.slots.peakLine, s.slots.turned
+	s.slots.mu.Unlock()
 	if p := s.lastError.Load(); p != nil {
 		st.LastError = *p
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Accepted, st.Open, st.PeakOpen = s.accepted, len(s.conns), s.peak
+	st.Accepted, st.Open, st.PeakOpen = s.accepted, len(s.conns), s.peakOpen
+	st.PerConn = s.perConn
+	seen := s.ended
+	for c := range s.conns {
+		st.PerConn.add(c.requests.Load(), seen)
+		seen++
+	}
 	return st
+}
+
+// enter counts a request that begins.
+func (s *Server) enter(m icap.Method) {
+	s.requests[m].Add(1)
+	for n := s.active.Add(1); ; {
+		peak := s.peak.Load()
+		if n <= peak || s.peak.CompareAndSwap(peak, n) {
+			return
+		}
+	}
 }
 
 // noteError counts the error that ended a request.
