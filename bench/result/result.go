@@ -20,6 +20,13 @@ const (
 	OtherServers = "others"
 )
 
+// Limits of what is read, far beyond what makes sense.
+const (
+	maxSeconds = 1e9
+	maxStages  = 100_000
+	maxRate    = 1e9
+)
+
 // Result is what a run has shown. It is complete by itself: what was asked for, what was planned and what came of it.
 //
 // Warm-up is left out of all figures but WarmUp. Requests of faulty clients are in Faults only.
@@ -62,6 +69,9 @@ type Result struct {
 	Timeline  Timeline   `json:"timeline"`
 	Generator Generator  `json:"generator"`
 	Incidents *Incidents `json:"incidents,omitempty"` // nil: requests had no incident ids
+
+	Machines []Machine `json:"machines,omitempty"` // of a merged result
+	Remarks  []string  `json:"remarks,omitempty"`  // what a reader of the figures has to know
 }
 
 // Setup says what was asked for.
@@ -168,6 +178,29 @@ func (r *Result) perSecond(n float64) float64 {
 	return n / r.Seconds
 }
 
+// share returns how much of its CPUs the load generator has used in a time.
+func (g *Generator) share(seconds float64) float64 {
+	if seconds == 0 {
+		return 0
+	}
+	return g.CPUSeconds / seconds / float64(max(g.CPUs, 1))
+}
+
+// Fairness says how evenly requests were spread over the servers: Jain's index, which is 1 if all servers got the same and 1/n if one of n
+// got all, and the requests of the busiest in means. Both are 1 without servers.
+func (r *Result) Fairness() (jain, most float64) {
+	sum, squares, top := 0.0, 0.0, 0.0
+	for _, n := range r.Servers {
+		x := float64(n)
+		sum, squares, top = sum+x, squares+x*x, max(top, x)
+	}
+	if sum == 0 {
+		return 1, 1
+	}
+	servers := float64(len(r.Servers))
+	return sum * sum / (servers * squares), top * servers / sum
+}
+
 // AddError counts errors of a kind.
 func (r *Result) AddError(kind bench.Kind, e Errors) {
 	r.Failed += e.Count
@@ -228,10 +261,26 @@ func Parse(content []byte) (*Result, error) {
 // check refuses what would make nonsense of a report or a merge.
 func (r *Result) check() error {
 	switch {
-	case r.Seconds < 0, r.Requests < 0, r.Failed < 0, r.Timeline.Interval < 0:
+	case r.Seconds < 0, r.Begun < 0, r.Requests < 0, r.Failed < 0, r.Timeline.Interval < 0:
 		return errors.New("it has negative figures")
+	case r.Seconds > maxSeconds, r.Timeline.Interval > maxSeconds:
+		return errors.New("it is of more than 30 years")
+	case len(r.Timeline.Points) > 0 && r.Timeline.Interval == 0:
+		return errors.New("its timeline has no interval")
+	case len(r.Setup.Stages) > maxStages:
+		return fmt.Errorf("it has %d stages, at most %d are allowed", len(r.Setup.Stages), maxStages)
 	case len(r.Timeline.Points) > maxPoints:
 		return fmt.Errorf("its timeline has %d points, at most %d are allowed", len(r.Timeline.Points), maxPoints)
+	}
+	for _, s := range r.Setup.Stages {
+		if s.Seconds < 0 || s.Seconds > maxSeconds || s.Rate < 0 || s.Rate > maxRate {
+			return fmt.Errorf("it has a stage of %g requests/s in %g s", s.Rate, s.Seconds)
+		}
+	}
+	for i := range r.Machines {
+		if s := r.Machines[i].Seconds; s < 0 || s > maxSeconds {
+			return fmt.Errorf("it has a load generator that ran for %g s", s)
+		}
 	}
 	for kind, e := range r.Errors {
 		if e == nil {

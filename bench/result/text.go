@@ -1,6 +1,7 @@
 package result
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -30,6 +31,17 @@ func (r *Result) Print(w io.Writer) {
 	for _, kind := range slices.Sorted(maps.Keys(r.Faults)) {
 		f := r.Faults[kind]
 		fmt.Fprintf(w, "faulty      %s: %d clients; %s\n", kind, f.Count, counts(f.Outcomes))
+	}
+	for i := range r.Machines {
+		m := &r.Machines[i]
+		if i == 0 {
+			fmt.Fprintf(w, "%-23s %9s %9s %9s %9s %9s %9s %9s\n", "load generator", "requests", "failed", "per s", "p50", "p99", "max", "own CPU")
+		}
+		fmt.Fprintf(w, "  %-21s %9d %9d %9.0f %9s %9s %9s %8.0f%%\n", cmp.Or(m.Label, m.Target), m.Requests, m.Failed, m.Rate(),
+			Time(m.Latency.Quantile(50)), Time(m.Latency.Quantile(99)), Time(m.Latency.Max()), 100*m.Generator.share(m.Seconds))
+	}
+	for _, remark := range r.Remarks {
+		fmt.Fprintf(w, "CAUTION     %s\n", remark)
 	}
 	for _, reason := range r.Generator.Limited {
 		fmt.Fprintf(w, "CAUTION     the load generator may have been the limit: %s\n", reason)
@@ -116,7 +128,7 @@ func (r *Result) printAnswered(w io.Writer) {
 	}
 	g := &r.Generator
 	fmt.Fprintf(w, "own CPU     %.2f s, %.1f us per request, %.0f %% of %d CPUs\n", g.CPUSeconds, g.CPUSeconds*1e6/float64(r.Requests+r.Failed),
-		100*r.perSecond(g.CPUSeconds)/float64(max(g.CPUs, 1)), g.CPUs)
+		100*g.share(r.Seconds), g.CPUs)
 	for _, e := range r.Entries {
 		if len(r.Entries) > 1 {
 			fmt.Fprintf(w, "entry       %s (%s): %d, %d failed\n", e.Name, e.Method, e.Requests, e.Failed)
@@ -135,6 +147,9 @@ func (r *Result) printAnswered(w io.Writer) {
 	fmt.Fprintf(w, "answers     %s\n", strings.Join(statuses, ", "))
 	for _, name := range slices.Sorted(maps.Keys(r.Servers)) {
 		fmt.Fprintf(w, "server      %s: %d (%.1f %%)\n", name, r.Servers[name], 100*float64(r.Servers[name])/float64(r.Requests))
+	}
+	if jain, most := r.Fairness(); len(r.Servers) > 1 {
+		fmt.Fprintf(w, "fairness    %.4f (Jain's index, 1: all %d servers got the same), the most was %.2f times the mean\n", jain, len(r.Servers), most)
 	}
 }
 
