@@ -32,6 +32,8 @@ type Request struct {
 	EchoFrom int       // offset in Blocks of what an echo has of them
 	Body     io.Reader // nil: null-body, or nothing encapsulated
 	Size     int64     // bytes that Body gives
+	Before   []byte    // of a form: what Body gives before the content of the file
+	After    []byte    // and behind it
 	Chunk    int64     // bytes in one chunk at most, > 0
 	Chunks   []int64   // sizes of the chunks in turn, over and over, each > 0; nil: Chunk
 	Preview  int64     // bytes, -1: none

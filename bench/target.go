@@ -48,6 +48,16 @@ func ParseTarget(uri string) (Target, error) {
 	return t, nil
 }
 
+// WithPath returns the target with another path, which may have a query.
+func (t Target) WithPath(path string) (Target, error) {
+	if !strings.HasPrefix(path, "/") {
+		return Target{}, fmt.Errorf("bad path %q: want /path", path)
+	}
+	scheme, rest, _ := strings.Cut(t.URI, "://")
+	authority, _, _ := strings.Cut(rest, "/")
+	return ParseTarget(scheme + "://" + authority + path)
+}
+
 // TLSOptions are the choices for icaps:// targets.
 type TLSOptions struct {
 	Insecure   bool   // the certificate is not verified

@@ -240,8 +240,14 @@ func shown(n *yaml.Node) string {
 
 // wanted describes what could stand there.
 func wanted(t reflect.Type) string {
+	type wanter interface{ Wanted() string } // a type of another package
+	if t.Kind() == reflect.Pointer {
+		if v, ok := reflect.New(t.Elem()).Interface().(wanter); ok {
+			return v.Wanted()
+		}
+	}
 	switch v := reflect.New(t).Interface().(type) {
-	case interface{ Wanted() string }: // a type of another package
+	case wanter:
 		return v.Wanted()
 	case *Pairs:
 		return "a mapping (name: value)"

@@ -91,6 +91,11 @@ func Decode(name string, data []byte, out any) *Document {
 // Fault adds what is wrong with the value of a key, such as requests[0].weight; "": with the file as a whole.
 func (d *Document) Fault(key, format string, args ...any) { d.add(key, format, args...) }
 
+// At is a fault of the key by itself, for what only comes out when the values are used.
+func (d *Document) At(key, format string, args ...any) Fault {
+	return Fault{d.source.file, d.source.line(key), key, fmt.Sprintf(format, args...)}
+}
+
 // Err returns all faults in the order of the file as Faults, nil if there are none. A fault of a value that could not be read is left out,
 // as it was faulted already.
 func (d *Document) Err() error {
