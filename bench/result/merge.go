@@ -372,15 +372,23 @@ func (m *Result) add(r *Result) {
 
 // addEntry adds an entry of a scenario to the one of the same name and method.
 func (m *Result) addEntry(e Entry) {
-	i := slices.IndexFunc(m.Entries, func(own Entry) bool { return own.Name == e.Name && own.Method == e.Method })
-	if i < 0 {
-		i = len(m.Entries)
+	own := m.entry(e.Name, e.Method)
+	if own == nil {
 		m.Entries = append(m.Entries, Entry{Name: e.Name, Method: e.Method, Latency: NewHistogram()})
+		own = &m.Entries[len(m.Entries)-1]
 	}
-	own := &m.Entries[i]
 	own.Requests += e.Requests
 	own.Failed += e.Failed
 	own.Latency.Add(e.Latency)
+}
+
+// entry returns the entry of that name and method, nil if there is none.
+func (r *Result) entry(name, method string) *Entry {
+	i := slices.IndexFunc(r.Entries, func(e Entry) bool { return e.Name == name && e.Method == method })
+	if i < 0 {
+		return nil
+	}
+	return &r.Entries[i]
 }
 
 func (m *Result) addFault(name string, f *Fault) {

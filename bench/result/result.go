@@ -292,5 +292,5 @@ func (r *Result) check() error {
 			return fmt.Errorf("its faults of the kind %q are missing", name)
 		}
 	}
-	return nil
+	return r.Incidents.check()
 }

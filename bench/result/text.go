@@ -40,15 +40,21 @@ func (r *Result) Print(w io.Writer) {
 		fmt.Fprintf(w, "  %-21s %9d %9d %9.0f %9s %9s %9s %8.0f%%\n", cmp.Or(m.Label, m.Target), m.Requests, m.Failed, m.Rate(),
 			Time(m.Latency.Quantile(50)), Time(m.Latency.Quantile(99)), Time(m.Latency.Max()), 100*m.Generator.share(m.Seconds))
 	}
-	for _, remark := range r.Remarks {
-		fmt.Fprintf(w, "CAUTION     %s\n", remark)
+	for _, caution := range r.Cautions() {
+		fmt.Fprintf(w, "CAUTION     %s\n", caution)
 	}
+}
+
+// Cautions returns what makes the figures less than they seem, in words.
+func (r *Result) Cautions() []string {
+	list := slices.Clone(r.Remarks)
 	for _, reason := range r.Generator.Limited {
-		fmt.Fprintf(w, "CAUTION     the load generator may have been the limit: %s\n", reason)
+		list = append(list, "the load generator may have been the limit: "+reason)
 	}
 	if r.Interrupted {
-		fmt.Fprintln(w, "CAUTION     the run was ended early")
+		list = append(list, "the run was ended early")
 	}
+	return list
 }
 
 func (r *Result) printSetup(w io.Writer) {
@@ -57,15 +63,19 @@ func (r *Result) printSetup(w io.Writer) {
 	if s.PerConn > 0 {
 		fmt.Fprintf(w, " of %d requests each", s.PerConn)
 	}
-	if s.Open {
-		fmt.Fprintf(w, ", %s arrivals at %s", s.Arrivals, stages(s.Stages))
-	} else {
-		fmt.Fprint(w, ", as fast as answers come")
-	}
+	fmt.Fprintf(w, ", %s", s.Load())
 	if s.Machines > 1 {
 		fmt.Fprintf(w, ", from %d load generators", s.Machines)
 	}
 	fmt.Fprintln(w)
+}
+
+// Load describes the load in words.
+func (s *Setup) Load() string {
+	if !s.Open {
+		return "as fast as answers come"
+	}
+	return fmt.Sprintf("%s arrivals at %s", s.Arrivals, stages(s.Stages))
 }
 
 // stages describes the rates of a run: "100/s for 30s, then to 1000/s in 2m0s".

@@ -21,12 +21,15 @@ const (
 	exitNoAnswer = 4 // the connection ended or stood still before the answer was complete
 	exitFraming  = 5 // the answer is malformed or was not allowed
 	exitStatus   = 6 // an ICAP status of 400 and more
+
+	exitCondition = 7 // load, report: a condition of --fail-if holds
 )
 
 type cli struct {
-	Send  sendCmd  `cmd:"" help:"Send one file as an ICAP client would, and print the exchange and the verdict."`
-	Load  loadCmd  `cmd:"" help:"Make a load and measure it."`
-	Serve serveCmd `cmd:"" help:"Be one or more fake DLP servers."`
+	Send   sendCmd   `cmd:"" help:"Send one file as an ICAP client would, and print the exchange and the verdict."`
+	Load   loadCmd   `cmd:"" help:"Make a load and measure it."`
+	Report reportCmd `cmd:"" help:"Merge, compare and show the results of loads."`
+	Serve  serveCmd  `cmd:"" help:"Be one or more fake DLP servers."`
 
 	Completion completion.Command `cmd:"" help:"Print a script that completes this command line in a shell."`
 }

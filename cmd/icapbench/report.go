@@ -1,0 +1,134 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"icapgate/bench/result"
+)
+
+type reportCmd struct {
+	Files []string `arg:"" name:"file" help:"Results of icapbench load --json."`
+
+	Compare bool     `help:"Put two results side by side, with ratios, in place of merging them."`
+	JSON    string   `name:"json" placeholder:"FILE" help:"Write the merged result to FILE as JSON."`
+	FailIf  []string `name:"fail-if" sep:"none" placeholder:"CONDITION" help:"Fail with exit code 7 if this holds of the merged result, such as 'p99>50ms' or 'errors>0.1%'. Repeatable."`
+}
+
+func (*reportCmd) Help() string {
+	return `Several results are merged: those of load generators that took part in one test at the same time. The figures are those of one load
+generator that had sent all requests.
+
+Examples:
+
+    icapbench report result.json
+    icapbench report machine1.json machine2.json --json all.json
+    icapbench report machine*.json --fail-if 'p99>50ms' --fail-if 'errors>0.1%'
+    icapbench report --compare before.json after.json
+
+Exit codes:
+
+    0  there is a report
+    1  it could not be written
+    2  wrong usage, a file that cannot be read, results that cannot be merged
+    7  a condition of --fail-if holds`
+}
+
+func (c *reportCmd) Run() error {
+	conditions, err := parseConditions(c.FailIf)
+	if err != nil {
+		return usageError(err)
+	}
+	list, err := c.read()
+	if err != nil {
+		return usageError(err)
+	}
+	if c.Compare {
+		return c.compare(list)
+	}
+	merged, err := result.Merge(list)
+	if err != nil {
+		return usageError(err)
+	}
+	merged.Print(os.Stdout)
+	if err := writeFile(c.JSON, merged.Write); err != nil {
+		return err
+	}
+	return failIf(conditions, merged)
+}
+
+// read reads the results. One without a label gets the name of its file.
+func (c *reportCmd) read() ([]*result.Result, error) {
+	var list []*result.Result
+	for _, path := range c.Files {
+		r, err := result.Read(path)
+		if err != nil {
+			return nil, err
+		}
+		if r.Label == "" && len(r.Machines) == 0 {
+			r.Label = strings.TrimSuffix(filepath.Base(path), ".json")
+		}
+		list = append(list, r)
+	}
+	return list, nil
+}
+
+func (c *reportCmd) compare(list []*result.Result) error {
+	switch {
+	case len(list) != 2:
+		return usageError(fmt.Errorf("--compare takes two results, not %d; merge those of one test first, with --json", len(list)))
+	case c.JSON != "" || len(c.FailIf) > 0:
+		return usageError(errors.New("--json and --fail-if are about a merged result and do not go with --compare"))
+	}
+	result.PrintComparison(os.Stdout, list[0], list[1])
+	return nil
+}
+
+// writeFile writes to a file that is named.
+func writeFile(path string, write func(io.Writer) error) error {
+	if path == "" {
+		return nil
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(write(file), file.Close()); err != nil {
+		return fmt.Errorf("cannot write %q: %w", path, err)
+	}
+	return nil
+}
+
+func parseConditions(texts []string) ([]result.Condition, error) {
+	var list []result.Condition
+	for _, text := range texts {
+		c, err := result.ParseCondition(text)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+// failIf prints the verdicts on a result, and returns an error if a condition holds.
+func failIf(conditions []result.Condition, r *result.Result) error {
+	var held []string
+	for _, c := range conditions {
+		holds, value := c.Holds(r)
+		verdict := "ok"
+		if holds {
+			verdict = "FAILED"
+			held = append(held, c.String())
+		}
+		fmt.Printf("fail-if     %s: %s, it is %s\n", c, verdict, value)
+	}
+	if len(held) > 0 {
+		return &exitError{fmt.Errorf("what --fail-if says holds: %s", strings.Join(held, ", ")), exitCondition}
+	}
+	return nil
+}

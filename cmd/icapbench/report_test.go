@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"icapgate/bench"
+	"icapgate/bench/result"
+)
+
+// mustWriteResult writes a result of 100 requests of 1 to 100 ms.
+func mustWriteResult(t *testing.T, name string, change func(*result.Result)) string {
+	t.Helper()
+	r := result.New()
+	r.Setup = result.Setup{Target: "icap://gate:1344/reqmod", Scenario: "uploads", Connections: 4, Machines: 1}
+	r.Started, r.Seconds = time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC), 10
+	r.Begun, r.Requests, r.Dials = 101, 100, 4
+	r.Generator = result.Generator{CPUSeconds: float64(len(name)), CPUs: 2}
+	r.AddError(bench.Status, result.Errors{Count: 1, Example: "503"})
+	r.AddServer("one", 100)
+	for i := range 100 {
+		r.Latency.Record(time.Duration(i+1) * time.Millisecond)
+	}
+	change(r)
+	var text bytes.Buffer
+	if err := r.Write(&text); err != nil {
+		t.Fatal(err)
+	}
+	return mustWriteFile(t, name, text.Bytes())
+}
+
+func TestReport(t *testing.T) {
+	one := mustWriteResult(t, "one.json", func(*result.Result) {})
+	second := mustWriteResult(t, "second.json", func(r *result.Result) { r.Label = "the second" })
+	later := mustWriteResult(t, "a-later-one.json", func(r *result.Result) { r.Started = r.Started.Add(time.Hour) })
+	old := mustWriteFile(t, "old.json", []byte(`{"target":"icap://a/"}`))
+	missing := filepath.Join(t.TempDir(), "missing", "file")
+	all := filepath.Join(t.TempDir(), "all.json")
+
+	tests := []struct {
+		args string
+		code int
+		says string // on stdout or stderr
+	}{
+		{one, exitOK, "requests    100 in 10.00 s, 1 failed"},
+		{one + " " + second + " --json " + all, exitOK, "requests    200 in 10.00 s, 2 failed"},
+		{all, exitOK, "  the second"},
+		{one + " --fail-if p99>50ms --fail-if errors>50%", exitCondition, "fail-if     p99>50ms: FAILED, it is 99"},
+		{one + " --fail-if p99>50ms --fail-if errors>50%", exitCondition, "fail-if     errors>50%: ok, it is 0.99% (1 of 101)"},
+		{one + " --fail-if p99>1s", exitOK, "fail-if     p99>1s: ok"},
+		{one + " --compare " + later, exitOK, "answered in all                       100            100     1.000"},
+		{"", exitUsage, "file"},
+		{missing, exitUsage, missing},
+		{old, exitUsage, "old.json"},
+		{one + " " + one, exitUsage, "same run"},
+		{one + " " + later, exitUsage, "--compare"},
+		{one + " --fail-if p99", exitUsage, "p99<50ms"},
+		{one + " --json " + missing, exitFailure, missing},
+		{"--compare " + one, exitUsage, "two results, not 1"},
+		{"--compare --json " + all + " " + one + " " + later, exitUsage, "do not go with --compare"},
+		{"--help", exitOK, "Exit codes"},
+	}
+	for _, tt := range tests {
+		stdout, stderr, code := runBinary(t, append([]string{"report"}, strings.Fields(tt.args)...)...)
+		if code != tt.code || !strings.Contains(stdout+stderr, tt.says) {
+			t.Errorf("icapbench report %s: exit code %d, want %d and %q:\n%s%s", tt.args, code, tt.code, tt.says, stdout, stderr)
+		}
+	}
+	if _, err := os.Stat(all); err != nil {
+		t.Error(err)
+	}
+}
