@@ -52,7 +52,7 @@ func TestReport(t *testing.T) {
 		{one + " --fail-if p99>50ms --fail-if errors>50%", exitCondition, "fail-if     p99>50ms: FAILED, it is 99"},
 		{one + " --fail-if p99>50ms --fail-if errors>50%", exitCondition, "fail-if     errors>50%: ok, it is 0.99% (1 of 101)"},
 		{one + " --fail-if p99>1s", exitOK, "fail-if     p99>1s: ok"},
-		{one + " --compare " + later, exitOK, "answered in all                       100            100     1.000"},
+		{"--compare " + one + " " + later, exitOK, "answered in all                       100            100     1.000"},
 		{"", exitUsage, "file"},
 		{missing, exitUsage, missing},
 		{old, exitUsage, "old.json"},
