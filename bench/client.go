@@ -174,7 +174,7 @@ func (c *Conn) Close() error {
 func (c *Conn) Do(req *Request, rcv Receiver) error {
 	err := c.do(req, rcv)
 	if err != nil {
-		c.reusable = false
+		c.reusable, c.original = false, -1
 		c.nc.Close() // lets go a writer that waits for the peer
 	}
 	if c.writing {

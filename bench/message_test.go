@@ -36,7 +36,7 @@ func parse(t *testing.T, r *Request) (req icap.Request, body []byte) {
 
 func TestBuild(t *testing.T) {
 	target := mustTarget(t, "icaps://gate.example/reqmod")
-	for _, profile := range []Profile{Plain, Squid, Zscaler} {
+	for _, profile := range []Profile{Plain, Squid, Zscaler, ProxySG} {
 		for _, method := range []icap.Method{icap.MethodOptions, icap.MethodReqmod, icap.MethodRespmod} {
 			for _, withBody := range []bool{false, true} {
 				m := Message{Profile: profile, Method: method, Preview: profile.DefaultPreview(), FileName: "dir/a\"b.txt"}
@@ -114,9 +114,13 @@ func TestHeaderFields(t *testing.T) {
 	}
 	f([]string{"X-A: 1", "X-B:2"}, "X-A: 1\r\nX-B: 2\r\n", "")
 	f([]string{"user-agent: me"}, "user-agent: me\r\n", "icapbench")
+	f([]string{"User-Agent: me"}, "User-Agent: me\r\nEncapsulated: ", "icapbench") // in its place
 	f([]string{"User-Agent:"}, "Host: gate.example\r\n", "User-Agent")
 	if r := f([]string{"Allow: 206"}, "Allow: 206\r\n", "204"); r.Allow204 {
 		t.Error("204 counts as allowed")
+	}
+	if r := f([]string{"Allow: 204, 206"}, "Allow: 204, 206\r\n", ""); !r.Allow204 || !r.Allow206 {
+		t.Error("206 does not count as allowed")
 	}
 	if r := f([]string{"Connection: close"}, "Connection: close\r\n", ""); !r.Close {
 		t.Error("close is not noticed")
@@ -124,6 +128,68 @@ func TestHeaderFields(t *testing.T) {
 	for _, bad := range []string{"", "X", ": 1", "X Y: 1", "X: 1\r\nY: 2", "Encapsulated: null-body=0", "preview: 0"} {
 		if _, err := build(bad); err == nil {
 			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+func TestHTTPHead(t *testing.T) {
+	target := mustTarget(t, "icap://gate.example/reqmod")
+	f := func(m Message, want ...string) {
+		t.Helper()
+		r, err := m.Build(target, strings.NewReader("hello"), 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parse(t, r)
+		rest := string(r.Blocks)
+		for _, w := range want {
+			_, after, ok := strings.Cut(rest, w)
+			if !ok {
+				t.Fatalf("no %q in\n%s", w, r.Blocks)
+			}
+			rest = after
+		}
+	}
+	reqmod := Message{Method: icap.MethodReqmod, Preview: -1, URL: "https://files.example/a?b=c",
+		HTTPFields: []string{"Cookie: a=b", "content-type: text/plain"}, HTTPResponseFields: []string{"X-Not: here"}}
+	f(reqmod, "POST https://files.example/a?b=c HTTP/1.1\r\nHost: files.example\r\n", "content-type: text/plain\r\nContent-Length: 5\r\nCookie: a=b\r\n\r\n")
+	respmod := reqmod
+	respmod.Method = icap.MethodRespmod
+	f(respmod, "GET https://files.example/a?b=c HTTP/1.1\r\n", "Cookie: a=b\r\n", "\r\n\r\nHTTP/1.1 200 OK\r\n", "X-Not: here\r\n\r\n")
+	for _, bad := range []Message{{URL: "files"}, {URL: "http://a/ b"}, {HTTPFields: []string{"x"}}} {
+		bad.Method = icap.MethodReqmod
+		if _, err := bad.Build(target, nil, 0); err == nil {
+			t.Errorf("%+v is taken", bad)
+		}
+	}
+}
+
+func TestBuildForm(t *testing.T) {
+	m := Message{Method: icap.MethodReqmod, Preview: -1, FileName: "a.txt", Form: &Form{Boundary: "xyz", Field: "doc", Fields: []FormField{{"to \"b\"", "c\r\nd"}}}}
+	r, err := m.Build(mustTarget(t, "icap://gate.example/reqmod"), strings.NewReader("hello"), 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body := parse(t, r)
+	before := "--xyz\r\nContent-Disposition: form-data; name=\"to %22b%22\"\r\n\r\nc\r\nd\r\n" +
+		"--xyz\r\nContent-Disposition: form-data; name=\"doc\"; filename=\"a.txt\"\r\nContent-Type: application/octet-stream\r\n\r\n"
+	if want := before + "hello\r\n--xyz--\r\n"; string(body) != want || string(r.Before) != before {
+		t.Errorf("got  %q\nwant %q", body, want)
+	}
+}
+
+func TestWithPath(t *testing.T) {
+	f := func(uri, path, want string) {
+		t.Helper()
+		if got, err := mustTarget(t, uri).WithPath(path); err != nil || got.URI != want || got.Address != mustTarget(t, uri).Address {
+			t.Errorf("%s with %s: %+v, %v", uri, path, got, err)
+		}
+	}
+	f("icap://a/r", "/s", "icap://a/s")
+	f("icaps://[::1]:99/r/t?x=/", "/s?y=1", "icaps://[::1]:99/s?y=1")
+	for _, bad := range []string{"", "s", "/ s", "/#s"} {
+		if got, err := mustTarget(t, "icap://a/r").WithPath(bad); err == nil {
+			t.Errorf("%q: %+v", bad, got)
 		}
 	}
 }

@@ -40,6 +40,7 @@ func Send(ctx context.Context, w io.Writer, cfg SendConfig) (status int, err err
 		}
 		defer f.Close()
 		body, size = f, n
+		x.content = io.NewSectionReader(f, 0, n)
 		cfg.Message.FileName = cfg.File
 	}
 	req, err := cfg.Message.Build(cfg.Target, body, size)
@@ -62,6 +63,11 @@ func Send(ctx context.Context, w io.Writer, cfg SendConfig) (status int, err err
 	x.start = time.Now()
 	err = conn.Do(req, x)
 	total := time.Since(x.start)
+	if offset, ok := conn.Original(); ok && err == nil {
+		if err := x.takeOriginal(offset); err != nil {
+			return 0, err
+		}
+	}
 	if err := x.closeOutput(err); err != nil {
 		return 0, err
 	}
@@ -94,6 +100,32 @@ func openBody(path string) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
+// takeOriginal completes the body that came back with the request's own from offset on, as a 206 wants it.
+func (x *exchange) takeOriginal(offset int64) error {
+	x.partial, x.offset, x.cameBack = true, offset, x.size
+	body := func() io.Reader {
+		if x.content == nil {
+			return bytes.NewReader(nil)
+		}
+		return io.MultiReader(bytes.NewReader(x.req.Before), io.NewSectionReader(x.content, 0, x.content.Size()), bytes.NewReader(x.req.After))
+	}
+	x.sent.Reset() // the part that was sent: a preview, say
+	if _, err := io.Copy(x.sent, body()); err != nil {
+		return &Error{Input, err}
+	}
+	rest := body()
+	if _, err := io.CopyN(io.Discard, rest, offset); err != nil {
+		return &Error{Input, err}
+	}
+	_, err := io.Copy(dataWriter{x}, rest)
+	return err
+}
+
+// dataWriter gives what is written to Data.
+type dataWriter struct{ x *exchange }
+
+func (w dataWriter) Write(p []byte) (int, error) { return len(p), w.x.Data(p) }
+
 // exchange is the Receiver of Send: it prints what comes and remembers what the verdict needs.
 type exchange struct {
 	w      io.Writer
@@ -102,6 +134,8 @@ type exchange struct {
 	start  time.Time // of the request
 	output string
 	file   *os.File
+
+	content *io.SectionReader // of the file that is sent, nil: none
 
 	continued time.Duration // until the 100 Continue, 0: there was none
 	first     time.Duration // until the final head
@@ -113,6 +147,10 @@ type exchange struct {
 	blocks   []byte
 	size     int64 // of the body that came back
 	received hash.Hash
+
+	partial  bool  // a 206: the body is what came back, and then the original's
+	cameBack int64 // bytes
+	offset   int64 // from which on the original is used
 }
 
 func (x *exchange) Head(r *icap.Response, head []byte) error {
@@ -220,7 +258,10 @@ func printable(p []byte) string {
 }
 
 func (x *exchange) printTiming(c *Conn, total time.Duration) {
-	if x.size > 0 {
+	switch {
+	case x.partial:
+		fmt.Fprintf(x.w, "< body: %d bytes, then %d of the original from byte %d on\n", x.cameBack, x.size-x.cameBack, x.offset)
+	case x.size > 0:
 		fmt.Fprintf(x.w, "< body: %d bytes\n", x.size)
 	}
 	fmt.Fprintf(x.w, "timing: connect %s", ms(c.ConnectTime))
@@ -246,6 +287,10 @@ func (x *exchange) printVerdict() {
 }
 
 func (x *exchange) verdict() string {
+	answer := fmt.Sprint(x.status)
+	if x.partial {
+		answer = fmt.Sprintf("206, the original from byte %d on", x.offset)
+	}
 	switch {
 	case x.status == 204:
 		return "no modification (204)"
@@ -254,15 +299,15 @@ func (x *exchange) verdict() string {
 	case x.req.Method == icap.MethodOptions:
 		return x.serviceVerdict()
 	case x.req.Method == icap.MethodReqmod && bytes.HasPrefix(x.blocks, []byte("HTTP/")):
-		return fmt.Sprintf("modified/blocked (%d, %s)", x.status, x.httpStatus())
+		return fmt.Sprintf("modified/blocked (%s, %s)", answer, x.httpStatus())
 	case !x.sameBody() && x.req.Method == icap.MethodRespmod:
-		return fmt.Sprintf("modified/blocked (%d, %s)", x.status, x.httpStatus())
+		return fmt.Sprintf("modified/blocked (%s, %s)", answer, x.httpStatus())
 	case !x.sameBody():
-		return fmt.Sprintf("modified (%d)", x.status)
+		return fmt.Sprintf("modified (%s)", answer)
 	case !echoedHeads(x.req, x.blocks):
-		return fmt.Sprintf("same body, other heads (%d)", x.status)
+		return fmt.Sprintf("same body, other heads (%s)", answer)
 	}
-	return fmt.Sprintf("identical echo (%d)", x.status)
+	return fmt.Sprintf("identical echo (%s)", answer)
 }
 
 func (x *exchange) sameBody() bool {

@@ -61,4 +61,3 @@ func BenchmarkNext(b *testing.B) {
 		n++
 	}
 }
-

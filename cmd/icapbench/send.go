@@ -15,15 +15,16 @@ import (
 type sendCmd struct {
 	Args []string `arg:"" name:"[FILE] URI" help:"File to send and ICAP URI to send it to. Without FILE the message has no body."`
 
-	As      string        `default:"plain" enum:"zscaler,squid,proxysg,plain" help:"Client to imitate: zscaler (POST with multipart/form-data, X- fields), squid (preview, trailers), proxysg (X- fields) or plain."`
-	Method  string        `short:"m" default:"reqmod" enum:"reqmod,respmod,options" help:"reqmod, respmod or options."`
-	Preview preview       `placeholder:"N|none" help:"Bytes of preview, or none. Default: 1024 as squid, else none."`
-	No204   bool          `name:"no-204" help:"Do not offer Allow: 204."`
-	Chunk   size          `default:"64KiB" help:"Bytes in one chunk at most."`
-	Header  []string      `short:"H" sep:"none" placeholder:"'X: y'" help:"Field of the ICAP head to add or replace; 'X:' removes it. Repeatable."`
-	User    string        `placeholder:"DOMAIN/USER" default:"EXAMPLE/alice" help:"User in X-Authenticated-User (as zscaler or proxysg)."`
-	Output  string        `short:"o" placeholder:"FILE" help:"Write the body that comes back to FILE."`
-	Timeout time.Duration `default:"30s" help:"For the connection, and for every wait for bytes."`
+	As       string        `default:"plain" enum:"zscaler,squid,proxysg,plain" help:"Client to imitate: zscaler (POST with multipart/form-data, X- fields), squid (preview, trailers), proxysg (X- fields) or plain."`
+	Method   string        `short:"m" default:"reqmod" enum:"reqmod,respmod,options" help:"reqmod, respmod or options."`
+	Preview  preview       `placeholder:"N|none" help:"Bytes of preview, or none. Default: 1024 as squid, else none."`
+	No204    bool          `name:"no-204" help:"Do not offer Allow: 204."`
+	Allow206 bool          `name:"allow-206" help:"Offer Allow: 206; a server may then answer with what it has changed and point to the rest of the original."`
+	Chunk    size          `default:"64KiB" help:"Bytes in one chunk at most."`
+	Header   []string      `short:"H" sep:"none" placeholder:"'X: y'" help:"Field of the ICAP head to add or replace; 'X:' removes it. Repeatable."`
+	User     string        `placeholder:"DOMAIN/USER" default:"EXAMPLE/alice" help:"User in X-Authenticated-User (as zscaler or proxysg)."`
+	Output   string        `short:"o" placeholder:"FILE" help:"Write the body that comes back to FILE."`
+	Timeout  time.Duration `default:"30s" help:"For the connection, and for every wait for bytes."`
 	tlsFlags
 }
 
@@ -63,12 +64,13 @@ func (c *sendCmd) Run() error {
 	}
 	profile := bench.Profile(c.As)
 	cfg.Message = bench.Message{
-		Profile: profile,
-		Preview: c.Preview.or(profile.DefaultPreview()),
-		Chunk:   int64(c.Chunk),
-		No204:   c.No204,
-		User:    c.User,
-		Fields:  c.Header,
+		Profile:  profile,
+		Preview:  c.Preview.or(profile.DefaultPreview()),
+		Chunk:    int64(c.Chunk),
+		No204:    c.No204,
+		Allow206: c.Allow206,
+		User:     c.User,
+		Fields:   c.Header,
 	}
 	if cfg.Message.Method, err = bench.MethodOf(c.Method); err != nil {
 		return usageError(err)
