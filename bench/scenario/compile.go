@@ -44,7 +44,20 @@ func (s *Scenario) Compile(t bench.Target) (*Mix, error) {
 	if len(m.entries) == 0 {
 		return nil, errors.New("a scenario needs requests")
 	}
-	return m, nil
+	return m, m.checkFaults()
+}
+
+// checkFaults looks at faults that come from no file.
+func (m *Mix) checkFaults() error {
+	if total := m.faultShares.total(); total > 1 {
+		return fmt.Errorf("the shares of faulty clients are %.3g together, at most 1 is allowed", total)
+	}
+	for i := range m.faults {
+		if f := &m.faults[i]; f.needsBody() && m.bodyWeights.total() == 0 {
+			return fmt.Errorf("%s needs a request with a body", f.Kind)
+		}
+	}
+	return nil
 }
 
 func boolWeight(b bool) float64 {

@@ -105,6 +105,15 @@ func (s shares) pick(x float64) int {
 	return i
 }
 
+// draw picks at random.
+func (s shares) draw(rng *rand.Rand) int {
+	i := s.pick(rng.Float64() * s.total())
+	if i == len(s) { // rounded up to the total, which belongs to the last of a weight above 0
+		i, _ = slices.BinarySearch(s, s.total())
+	}
+	return i
+}
+
 func (s shares) share(i int) float64 {
 	weight := s[i]
 	if i > 0 {

@@ -2,9 +2,7 @@ package scenario
 
 import (
 	"fmt"
-	"math"
 	"strconv"
-	"strings"
 
 	"icapgate/configs"
 	"icapgate/icap"
@@ -33,7 +31,7 @@ type LogNormal struct {
 }
 
 // SetDefaults is as that of Scenario.
-func (l *LogNormal) SetDefaults() { *l = LogNormal{Min: 1, Max: math.MaxInt64} }
+func (l *LogNormal) SetDefaults() { *l = LogNormal{Min: 1, Max: maxBody} }
 
 // UnmarshalText reads a fixed size.
 func (s *Size) UnmarshalText(text []byte) error { return s.Fixed.UnmarshalText(text) }
@@ -85,21 +83,3 @@ func (p *Preview) UnmarshalText(text []byte) error {
 
 // Wanted says what may stand there.
 func (*Preview) Wanted() string { return "none, or a number of bytes such as 1024" }
-
-// nameOf returns a name for a type of request that has none: its method, with its number from the second of that method on.
-func (s *Scenario) nameOf(r *RequestType) string {
-	name := strings.ToLower(r.Method)
-	for n := 1; ; n++ {
-		full := name
-		if n > 1 {
-			full = fmt.Sprintf("%s-%d", name, n)
-		}
-		taken := false
-		for i := range s.Requests {
-			taken = taken || s.Requests[i].Name == full
-		}
-		if !taken {
-			return full
-		}
-	}
-}

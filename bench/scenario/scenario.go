@@ -1,7 +1,9 @@
 package scenario
 
 import (
+	"fmt"
 	"path/filepath"
+	"strings"
 
 	"icapgate/bench"
 	"icapgate/configs"
@@ -145,6 +147,9 @@ const (
 	ConnectAndLeave FaultKind = "connect_and_leave" // sends nothing
 )
 
+// FaultKinds are all of them.
+var FaultKinds = []FaultKind{SlowBody, StopReading, AbortBody, HalfClose, ConnectAndLeave}
+
 // SetDefaults gives the keys their values for when a file does not name them.
 func (s *Scenario) SetDefaults() {
 	s.Users.SetDefaults()
@@ -218,13 +223,31 @@ func (s *Scenario) complete(dir string) {
 	}
 	within(&s.TLS.CAFile)
 	within(&s.TLS.CertFile)
+	s.nameRequests()
+	for i := range s.Requests {
+		if b := s.Requests[i].Body; b != nil {
+			within(&b.Files)
+		}
+	}
+}
+
+// nameRequests names those that have no name after their method, with a number from the second of that method on.
+func (s *Scenario) nameRequests() {
+	taken := make(map[string]bool)
+	for i := range s.Requests {
+		taken[s.Requests[i].Name] = true
+	}
+	count := make(map[string]int)
 	for i := range s.Requests {
 		r := &s.Requests[i]
-		if r.Name == "" {
-			r.Name = s.nameOf(r)
-		}
-		if r.Body != nil {
-			within(&r.Body.Files)
+		for r.Name == "" {
+			name := strings.ToLower(r.Method)
+			if count[name]++; count[name] > 1 {
+				name = fmt.Sprintf("%s-%d", name, count[name])
+			}
+			if !taken[name] {
+				r.Name, taken[name] = name, true
+			}
 		}
 	}
 }

@@ -71,7 +71,7 @@ func (s *Source) Next(n uint64) *Request {
 	if fault != nil && fault.needsBody() {
 		weights = m.bodyWeights
 	}
-	s.build(weights.pick(s.rng.Float64()*weights.total()), n)
+	s.build(weights.draw(s.rng), n)
 	if fault != nil {
 		s.request.Fault = Fault{fault.Kind, int64(fault.Rate), int64(fault.After * float64(s.request.Size)), time.Duration(fault.Hold)}
 	}

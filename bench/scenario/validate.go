@@ -14,7 +14,11 @@ import (
 
 const (
 	maxRequestTypes = 1000
+	maxWeight       = 1_000_000
+	maxFields       = 200 // of one head or form
+	maxFaultTypes   = 100
 	maxPeople       = 1 << 40 // users or clients: their numbers are drawn, not kept
+	maxBody         = 1 << 40 // bytes
 	holdTime        = 5 * time.Second
 )
 
@@ -36,6 +40,7 @@ func (s *Scenario) validate() {
 		s.doc.Fault("requests", "none, needed: at least one, such as {method: REQMOD, body: 64KiB}")
 	case n > maxRequestTypes:
 		s.doc.Fault("requests", "are %d, allowed: at most %d", n, maxRequestTypes)
+		return
 	}
 	total := 0.0
 	for i := range s.Requests {
@@ -52,9 +57,6 @@ func (s *Scenario) validateTop() {
 	s.atLeast("connections", float64(s.Connections), 0)
 	s.atLeast("rate", s.Rate, 0)
 	s.oneOf("arrivals", s.Arrivals, "", Constant, Poisson)
-	if s.Arrivals != "" && s.Rate == 0 && len(s.Stages) == 0 {
-		s.doc.Fault("arrivals", "are %s, which needs rate or stages", s.Arrivals)
-	}
 	if len(s.Stages) > 0 && s.Duration > 0 {
 		s.doc.Fault("duration", "is given by the stages, remove it or them")
 	}
@@ -96,7 +98,7 @@ func (s *Scenario) validateRequest(key string, i int) {
 	if !isPrintable(r.Name) {
 		s.doc.Fault(key+".name", "is %s, allowed: printable text", configs.Quote(r.Name))
 	}
-	s.atLeast(key+".weight", r.Weight, 0)
+	s.within(key+".weight", r.Weight, 0, maxWeight)
 	method, err := bench.MethodOf(r.Method)
 	if err != nil {
 		s.doc.Fault(key+".method", "is %s, allowed: REQMOD, RESPMOD, OPTIONS", configs.Quote(r.Method))
@@ -125,6 +127,10 @@ func (s *Scenario) validateRequest(key string, i int) {
 		key   string
 		pairs configs.Pairs
 	}{{"headers", r.Headers}, {"http_headers", r.HTTPHeaders}, {"http_response_headers", r.HTTPResponseHeaders}} {
+		if len(list.pairs) > maxFields {
+			s.doc.Fault(key+"."+list.key, "are %d, allowed: at most %d", len(list.pairs), maxFields)
+			continue
+		}
 		for _, p := range list.pairs {
 			s.validateHeader(key+"."+list.key, p, list.key == "headers")
 		}
@@ -177,6 +183,10 @@ func (s *Scenario) validateBody(key string, b *Body) {
 			s.doc.Fault(key+".form.field", "is %s, allowed: printable text", configs.Quote(f.Field))
 		}
 		s.validateText(key+".form.file_name", f.FileName)
+		if len(f.Fields) > maxFields {
+			s.doc.Fault(key+".form.fields", "are %d, allowed: at most %d", len(f.Fields), maxFields)
+			return
+		}
 		for _, p := range f.Fields {
 			if p.Name == "" || !isPrintable(p.Name) {
 				s.doc.Fault(key+".form.fields", "has a field with the name %s, allowed: printable text", configs.Quote(p.Name))
@@ -188,14 +198,21 @@ func (s *Scenario) validateBody(key string, b *Body) {
 
 func (s *Scenario) validateSize(key string, size *Size) {
 	given := 0
+	upTo := func(key string, value configs.Size) {
+		if value > maxBody {
+			s.doc.Fault(key, "is %v, allowed: at most %v", value, configs.Size(maxBody))
+		}
+	}
 	if size.Fixed > 0 {
 		given++
+		upTo(key, size.Fixed)
 	}
 	if u := size.Uniform; u != nil {
 		given++
 		if u.Max < u.Min || u.Max == 0 {
 			s.doc.Fault(key+".uniform.max", "is %v, allowed: a size from min (%v) on", u.Max, u.Min)
 		}
+		upTo(key+".uniform.max", u.Max)
 	}
 	if l := size.LogNormal; l != nil {
 		given++
@@ -208,6 +225,7 @@ func (s *Scenario) validateSize(key string, size *Size) {
 		if l.Max < l.Median {
 			s.doc.Fault(key+".lognormal.max", "is %v, allowed: a size from the median (%v) on", l.Max, l.Median)
 		}
+		upTo(key+".lognormal.max", l.Max)
 		if l.Min > l.Median {
 			s.doc.Fault(key+".lognormal.min", "is %v, allowed: a size up to the median (%v)", l.Min, l.Median)
 		}
@@ -218,23 +236,39 @@ func (s *Scenario) validateSize(key string, size *Size) {
 }
 
 func (s *Scenario) validateFaults() {
-	total := 0.0
+	if n := len(s.Faults); n > maxFaultTypes {
+		s.doc.Fault("faults", "are %d, allowed: at most %d", n, maxFaultTypes)
+		return
+	}
+	total, inRange := 0.0, true
 	for i, f := range s.Faults {
 		key := fmt.Sprintf("faults[%d]", i)
-		s.oneOf(key+".kind", string(f.Kind), string(SlowBody), string(StopReading), string(AbortBody), string(HalfClose), string(ConnectAndLeave))
+		if !slices.Contains(FaultKinds, f.Kind) {
+			s.doc.Fault(key+".kind", "is %s, allowed: %s", configs.Quote(string(f.Kind)), FaultNames())
+		}
 		s.within(key+".share", f.Share, 0, 1)
 		s.within(key+".after", f.After, 0, 1)
 		if f.Rate < 1 {
 			s.doc.Fault(key+".rate", "is 0, allowed: a size from 1 on, in bytes per second")
 		}
 		total += f.Share
+		inRange = inRange && f.Share >= 0 && f.Share <= 1
 		if f.needsBody() && !slices.ContainsFunc(s.Requests, func(r RequestType) bool { return r.Body != nil && r.Weight > 0 }) {
 			s.doc.Fault(key+".kind", "%s needs a request with a body", f.Kind)
 		}
 	}
-	if total > 1 {
+	if inRange && total > 1 {
 		s.doc.Fault("faults", "have shares of %.3g together, allowed: at most 1", total)
 	}
+}
+
+// FaultNames lists the kinds of faulty clients for people.
+func FaultNames() string {
+	var names []string
+	for _, kind := range FaultKinds {
+		names = append(names, string(kind))
+	}
+	return strings.Join(names, ", ")
 }
 
 func (f *FaultType) needsBody() bool { return f.Kind == SlowBody || f.Kind == AbortBody }
