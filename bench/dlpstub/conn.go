@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -46,26 +47,33 @@ type conn struct {
 	scanner  icap.HeadScanner
 	sections icap.BlockScanner
 	body     icap.BodyReader
-	preview  []byte // body bytes of a preview that may have to be echoed
-	head     []byte // answer that is not one of srv.answers
+	preview  []byte // body bytes, of a preview or that are looked at, that may have to be echoed
+	head     []byte // answer that is not one of heads
+	changed  []byte // HTTP head of the answer that is not the one of the request
 	timer    *time.Timer
-	rand     *rand.Rand // nil: nothing is drawn
+	rand     *rand.Rand // nil: nothing was drawn
 
+	excess   bool          // beyond the limit of connections
+	inside   chan struct{} // closed when a connection in line at the door may enter
 	ended    chan struct{} // closed when the server ends the connection; needs Server.mu
 	requests atomic.Uint64 // whose heads were read
 
 	// Of the request that is being served.
-	req       icap.Request // slices in it are stale once more bytes have been read: use the values only
-	blocks    []byte       // copy of the encapsulated heads
-	previewed uint64       // body bytes before the 100 Continue
-	how       Treatment
-	slot      slot
-	due       time.Time // when the service in the slot ends
-	status    int       // of the final answer
-	incident  []byte    // its id
-	closing   int       // 1: the answer says "Connection: close"
-	answered  bool      // the final answer has begun
-	finished  bool
+	req        icap.Request // slices in it are stale once more bytes have been read: use the values only
+	blocks     []byte       // copy of the encapsulated heads
+	previewed  uint64       // body bytes before the 100 Continue
+	how        Treatment
+	slot       slot
+	due        time.Time // when the service in the slot ends
+	refusal    int       // status if the request is not served, 0: it is
+	heads      *heads
+	form       Mode   // of an answer with the message: Echo or Modify
+	status     int    // of the final answer
+	incident   []byte // its id
+	unfinished bool   // the answer has no empty line
+	closing    int    // 1: the answer says "Connection: close"
+	answered   bool   // the final answer has begun
+	finished   bool
 
 	// Used with a Hook only.
 	info Request
@@ -77,9 +85,6 @@ func newConn(s *Server, nc net.Conn, number int) *conn {
 	c := &conn{srv: s, raw: nc, net: nc, number: number, in: make([]byte, startBuffer), ended: make(chan struct{})}
 	if s.cfg.TLS != nil {
 		c.net = tls.Server(nc, s.cfg.TLS)
-	}
-	if s.cfg.Delay != nil {
-		c.rand = s.cfg.random(number)
 	}
 	if s.cfg.Hook != nil {
 		c.hash = sha256.New()
@@ -99,6 +104,10 @@ func (c *conn) interrupt() {
 // serve runs the connection to its end and closes it.
 func (c *conn) serve() {
 	defer c.raw.Close()
+	if c.failed() || c.enter() != nil {
+		return
+	}
+	defer c.leave()
 	if !c.handshake() {
 		return
 	}
@@ -110,7 +119,7 @@ func (c *conn) serve() {
 		last := n == c.srv.cfg.CloseAfter
 		if err == nil {
 			c.closing = 0
-			if c.req.Close || c.how.Close || last && !c.srv.cfg.SilentClose {
+			if c.req.Close || c.how.Close || c.excess || last && !c.srv.cfg.SilentClose {
 				c.closing = 1
 			}
 			err = c.answer()
@@ -168,6 +177,7 @@ func (c *conn) readHeads(n int) error {
 	if c.hash != nil || c.srv.cfg.Treat != nil {
 		c.info.Head = append(c.info.Head[:0], head...)
 	}
+	c.refusal = c.srv.refusal(&c.req)
 	if c.srv.cfg.Incidents != nil {
 		c.incident = append(c.incident[:0], c.req.Get(c.srv.cfg.IncidentField)...)
 	}
@@ -195,8 +205,10 @@ func (c *conn) readHeads(n int) error {
 func (c *conn) begin(n int) {
 	c.srv.enter(c.req.Method)
 	c.requests.Store(uint64(n))
-	c.status = 0
-	c.preview = c.preview[:0]
+	c.status, c.unfinished = 0, false
+	if c.preview = c.preview[:0]; cap(c.preview) > readBuffer {
+		c.preview = nil
+	}
 	c.previewed = 0
 	c.startBody(c.req.Preview)
 	if c.hash != nil {
@@ -215,10 +227,13 @@ func (c *conn) begin(n int) {
 	cfg := &c.srv.cfg
 	c.how = Treatment{
 		Mode: cfg.Mode, Status: cfg.Status, Latency: cfg.Latency, Continue: cfg.Continue, EarlyAnswer: cfg.EarlyAnswer, ReadRate: cfg.ReadRate,
-		LatencyPerMiB: cfg.LatencyPerMiB,
+		LatencyPerMiB: cfg.LatencyPerMiB, Fields: cfg.Fields,
 	}
 	if cfg.Delay != nil && c.req.Method != icap.MethodOptions {
-		c.how.Latency += cfg.Delay(c.rand)
+		c.how.Latency += cfg.Delay(c.random())
+	}
+	if len(cfg.Faults) > 0 || c.srv.injected.Load() != nil {
+		c.how.Fault = c.drawFault(false)
 	}
 	if cfg.Treat != nil && c.req.Method != icap.MethodOptions {
 		cfg.Treat(&c.info, &c.how)
@@ -244,8 +259,17 @@ func (c *conn) refuse(err error) {
 	if c.answered || !errors.As(err, &fault) {
 		return
 	}
-	c.start(fault.Status)
-	c.out = append(appendHead(c.out[:0], &c.srv.cfg, fault.Status, true), "\r\n"...)
+	cfg, tag := &c.srv.cfg, c.srv.ISTag()
+	c.status = fault.Status
+	c.start()
+	if cfg.OpenErrors {
+		c.out = appendHead(c.out[:0], cfg, tag, 400, false)
+		if c.flush() == nil {
+			io.Copy(io.Discard, c.net)
+		}
+		return
+	}
+	c.out = append(appendHead(c.out[:0], cfg, tag, fault.Status, true), "\r\n"...)
 	half, ok := c.net.(interface{ CloseWrite() error })
 	if c.flush() != nil || !ok {
 		return
@@ -257,14 +281,26 @@ func (c *conn) refuse(err error) {
 
 // awaitRequest reads the first bytes of a request. Any end of the connection here is errIdle.
 func (c *conn) awaitRequest() error {
-	if d := c.srv.cfg.IdleTimeout; d > 0 {
-		c.net.SetReadDeadline(time.Now().Add(d))
+	cfg := &c.srv.cfg
+	if cfg.IdleTimeout > 0 {
 		defer c.net.SetReadDeadline(time.Time{})
 	}
-	if c.fill() != nil {
-		return errIdle
+	for {
+		if cfg.IdleTimeout > 0 {
+			c.net.SetReadDeadline(time.Now().Add(cfg.IdleTimeout))
+		}
+		err := c.fill()
+		if err == nil {
+			return nil
+		}
+		if cfg.IdleStatus == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return errIdle
+		}
+		c.out = appendBrief(c.out, cfg, c.srv.ISTag(), cfg.IdleStatus, false, "")
+		if c.flush() != nil {
+			return errIdle
+		}
 	}
-	return nil
 }
 
 // fill reads more bytes into in, for which it makes room. The end of the connection is an error.
@@ -330,6 +366,9 @@ func (c *conn) flush() error {
 
 // send writes p. It ends the connection where the final answer is to be cut.
 func (c *conn) send(p []byte) error {
+	if c.how.Fault.Kind == Trickle && c.answered {
+		return c.trickle(p)
+	}
 	if c.how.Cut == 0 || !c.answered {
 		_, err := c.net.Write(p)
 		return err
@@ -339,9 +378,6 @@ func (c *conn) send(p []byte) error {
 	if c.how.Cut = left - n; err != nil || c.how.Cut > 0 {
 		return err
 	}
-	if tcp, ok := c.raw.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	c.raw.Close()
+	c.reset()
 	return errCut
 }

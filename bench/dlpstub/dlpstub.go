@@ -1,14 +1,17 @@
-// Package dlpstub is a fake DLP server: it speaks ICAP as real servers do, judges nothing and is fast. It serves
+// Package dlpstub is a fake DLP server: it speaks ICAP as real servers do, judges little and is fast. It serves
 // the demo, icapbench and the tests.
 //
-// What it does with a REQMOD or RESPMOD is fixed by Config: it answers 204, or it echoes the encapsulated message
-// in a 200. An echo is streamed: bytes go back while more are read, so the memory of a connection is constant
+// What it does with a REQMOD or RESPMOD is fixed by Config: it answers 204, echoes the encapsulated message
+// in a 200, changes it (200 or 206), or blocks it, all of them or those in whose body a pattern is found. An echo is
+// streamed: bytes go back while more are read, so the memory of a connection is constant
 // whatever the size of the body, and a client has to read while it writes once a body is larger than what the
 // sockets hold. A 204 is only given where the client allows it (Allow: 204, or within a preview); elsewhere the
 // message is echoed, as RFC 3507 section 4.6 wants it.
 //
 // How long it takes is fixed or drawn from a distribution, and grows with the body if asked to. With slots it has a known limit: N slots
 // and a latency of L serve N/L requests per second, and what is beyond waits in line or is told 503.
+//
+// It fails on purpose if it is told to (Fault), and counts what it gets (Stats, Incidents).
 //
 // Each connection has one goroutine. It allocates nothing per request once its buffers have grown (crypto/tls does, if
 // TLS is used), and it writes an answer that fits its buffer with one call.
@@ -19,6 +22,7 @@ import (
 	"errors"
 	"math/bits"
 	"net"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +38,23 @@ const (
 	NoContent Mode = iota
 	// Echo answers 200 with the encapsulated message of the request.
 	Echo
+	// Modify answers 200 with that message, changed as Config.Change says.
+	Modify
+	// Partial answers 206 with that change where the client allows it (Allow: 206 in a preview, both 204 and 206 elsewhere), so that the rest of
+	// the body need not come back, and is Modify elsewhere.
+	Partial
+	// Block answers 200 with the block page.
+	Block
 )
+
+// MatchOverlap is how long a match has to be found even across two pieces of a body that is looked at piece by piece.
+const MatchOverlap = 4 << 10
+
+// Page is the block page.
+type Page struct {
+	Status int    // of HTTP; 0: 403
+	Body   string // HTML; "": a page that says that the content was blocked
+}
 
 // QueueAll as Config.Queue lets any number of requests wait.
 const QueueAll = -1
@@ -46,6 +66,21 @@ const PreviewZero = -1
 type Config struct {
 	Name string // X-Server of every answer and Service of OPTIONS; "": no X-Server
 	Mode Mode
+
+	Change Change // of Modify and Partial
+
+	// Match, if set, is looked for in the body of every REQMOD and RESPMOD; where it is found the block page is the answer, in place of Mode.
+	// The client is asked for what comes after its preview. An answer with bytes of the body can only be held back until it has begun:
+	// then the first MatchLimit bytes (0: 1 MiB) are looked at, which are held in memory. In front of any other answer all of the body is
+	// looked at, in pieces of that size with an overlap of MatchOverlap.
+	Match      *regexp.Regexp
+	MatchLimit int
+	Page       Page
+
+	// Alternate answers every second preview 204 in place of Mode, as the echo service of c-icap does.
+	Alternate bool
+	// WholePreview takes a preview for the whole body and asks for no more, as e2guardian does.
+	WholePreview bool
 
 	// Status, if not 0, is the ICAP status of every answer to REQMOD and RESPMOD (503, say), in place of Mode.
 	Status int
@@ -89,14 +124,37 @@ type Config struct {
 
 	// CloseAfter ends a connection after that many requests; 0: never. The last answer says "Connection: close"
 	// unless SilentClose is set.
-	CloseAfter  int
-	SilentClose bool
-	IdleTimeout time.Duration // ends a connection that waits that long for a request; 0: never
+	CloseAfter         int
+	SilentClose        bool
+	SilentOptionsClose bool          // the same of an answer to OPTIONS only
+	IdleTimeout        time.Duration // ends a connection that waits that long for a request; 0: never
+	IdleStatus         int           // in place of its end, an idle connection gets an answer with this status that nobody asked for; 0: its end
 
 	Methods        []icap.Method // what is served, the rest gets a 405; nil: REQMOD and RESPMOD
 	MaxConnections int           // advertised, not enforced; 0: not said
-	ISTag          string        // without quotes; "": "dlpstub-1"
-	OptionsTTL     time.Duration // whole seconds; 0: one hour
+
+	// Services are the paths that are served, each with its methods; the rest gets a 404. nil: every path serves Methods.
+	Services map[string][]icap.Method
+	// RespmodField is a field without which a RESPMOD gets a 418; "": none.
+	RespmodField string
+
+	// ConnectionLimit is how many connections are served at a time, idle ones included; 0: all. Excess says what becomes of the others.
+	ConnectionLimit int
+	Excess          Excess
+
+	ISTag       string        // without quotes; "": "dlpstub-1"
+	ISTagEvery  int           // the ISTag changes, to ISTag-1 and so on, after that many requests; 0: it does not
+	ISTagPeriod time.Duration // or after that time; 0: it does not
+
+	Fields      string // lines that are added to the ICAP head of every final answer to REQMOD and RESPMOD, each with its CRLF
+	NullBody    bool   // answers without a message say "Encapsulated: null-body=0"
+	TightFields bool   // no blank after the colon of a field
+	BareISTag   bool   // no quotes
+	OpenErrors  bool   // a bad request gets a 400 without its empty line, and the connection stays open
+
+	Faults []Fault // what goes wrong, and how often; the first of a request or connection counts
+
+	OptionsTTL time.Duration // whole seconds; 0: one hour
 
 	TLS *tls.Config // nil: plain ICAP
 
@@ -117,7 +175,9 @@ type Treatment struct {
 
 	LatencyPerMiB time.Duration
 
-	Fields string // lines that are added to the ICAP head of the final answer, each with its CRLF
+	Fault Fault // its Share does not matter, and Refuse and Stall come too late
+
+	Fields string // lines that are added to the ICAP head of the final answer, each with its CRLF; those of Config are here
 	Close  bool   // the answer says "Connection: close"
 	Cut    int    // bytes of the final answer after which the connection ends with RST; 0: it does not, NoAnswer: before the first
 }
@@ -147,10 +207,12 @@ type Stats struct {
 	Answers      map[int]uint64          // final answers that began, by ICAP status
 	Active       int                     // requests between their heads and the end of their answer
 	PeakActive   int
-	PeakQueue    int    // requests in line for a slot
-	Turned       uint64 // requests answered 503 because the line was full
-	Accepted     uint64 // connections
-	Open         int    // connections
+	PeakQueue    int                  // requests in line for a slot
+	Turned       uint64               // requests answered 503 because the line was full
+	Blocked      uint64               // requests answered with the block page
+	Faults       map[FaultKind]uint64 // that happened
+	Accepted     uint64               // connections
+	Open         int                  // connections
 	PeakOpen     int
 	PerConn      PerConn
 	Refused      uint64 // requests with a protocol error
@@ -178,16 +240,27 @@ func (p *PerConn) add(n uint64, seen uint64) {
 // Server is a fake DLP server. It may serve several listeners.
 type Server struct {
 	// Static after New.
-	cfg     Config
-	methods [icap.NumMethods]bool
-	answers answers
+	cfg      Config
+	methods  methods
+	services map[string]methods // nil: every path has methods
+	began    time.Time
 
-	slots slots
+	slots    slots
+	door     door
+	injected atomic.Pointer[command]
+
+	current atomic.Pointer[heads]
+	tagged  atomic.Uint64 // answers that began, if ISTagEvery
+	tagBase atomic.Uint64 // changes of the ISTag by command
+	tagMu   sync.Mutex    // held while current is replaced
 
 	requests  [icap.NumMethods]atomic.Uint64
 	statuses  [1000]atomic.Uint64 // final answers by ICAP status
 	active    atomic.Int64
 	peak      atomic.Int64 // of active
+	blocked   atomic.Uint64
+	previews  atomic.Uint64 // if Alternate
+	faults    [numFaults]atomic.Uint64
 	payload   atomic.Uint64
 	refused   atomic.Uint64
 	truncated atomic.Uint64
@@ -219,16 +292,60 @@ func New(cfg Config) *Server {
 	if cfg.OptionsTTL == 0 {
 		cfg.OptionsTTL = time.Hour
 	}
+	if cfg.MatchLimit == 0 {
+		cfg.MatchLimit = 1 << 20
+	}
+	if cfg.Page.Status == 0 {
+		cfg.Page.Status = 403
+	}
+	if cfg.Page.Body == "" {
+		cfg.Page.Body = "<!DOCTYPE html>\n<title>Blocked</title>\n<h1>Blocked</h1>\n<p>This content may not be sent.</p>\n"
+	}
 	s := &Server{
 		cfg:       cfg,
-		answers:   newAnswers(&cfg),
+		methods:   methodSet(cfg.Methods),
+		began:     time.Now(),
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[*conn]struct{}{},
 	}
-	for _, m := range cfg.Methods {
-		s.methods[m] = true
+	if cfg.Services != nil {
+		s.services = make(map[string]methods, len(cfg.Services))
+		for path, list := range cfg.Services {
+			s.services[path] = methodSet(list)
+		}
 	}
+	s.current.Store(newHeads(&s.cfg, cfg.ISTag, 0))
 	return s
+}
+
+// methods says which methods are served.
+type methods [icap.NumMethods]bool
+
+func methodSet(list []icap.Method) (set methods) {
+	for _, m := range list {
+		set[m] = true
+	}
+	return set
+}
+
+// refusal returns the status of a request that is not served, 0 for the others.
+func (s *Server) refusal(r *icap.Request) int {
+	served := s.methods
+	if s.services != nil {
+		var ok bool
+		if served, ok = s.services[string(r.Path)]; !ok {
+			return 404
+		}
+	}
+	switch m := r.Method; {
+	case m == icap.MethodOther:
+		return 501
+	case m != icap.MethodOptions && !served[m]:
+		return 405
+	case m == icap.MethodRespmod && s.cfg.RespmodField != "" && r.Get(s.cfg.RespmodField) == nil:
+		return 418
+	}
+	return 0
 }
 
 // Serve accepts connections from ln, which it closes, until Close or Kill; it returns nil then.
@@ -325,6 +442,15 @@ func (s *Server) Stats() Stats {
 		PayloadBytes: s.payload.Load(),
 		Refused:      s.refused.Load(),
 		Truncated:    s.truncated.Load(),
+		Blocked:      s.blocked.Load(),
+	}
+	for kind := range s.faults {
+		if n := s.faults[kind].Load(); n > 0 {
+			if st.Faults == nil {
+				st.Faults = make(map[FaultKind]uint64)
+			}
+			st.Faults[FaultKind(kind)] = n
+		}
 	}
 	for m := range st.Requests {
 		st.Requests[m] = s.requests[m].Load()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -53,6 +54,13 @@ func TestExchange(t *testing.T) {
 	preview0Null := reqmod + "Preview: 0\r\n" + encGet + "\r\n" + get
 	rest := "2\r\nef\r\n0\r\n\r\n"
 	echoPost := head(200, encPost) + post
+	change := Change{Field: "X-M: y\r\n", Body: []byte("<>"), Skip: 1}
+	page := Page{Body: "no"}
+	match := func(pattern string) Config { return Config{Match: regexp.MustCompile(pattern), Page: page} }
+	blocked := func(status string) string {
+		h := "HTTP/1.1 " + status + "\r\nContent-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\nContent-Length: 2\r\n\r\n"
+		return head(200, fmt.Sprintf("Encapsulated: res-hdr=0, res-body=%d\r\n", len(h))) + h + "2\r\nno\r\n0\r\n\r\n"
+	}
 
 	tests := []struct {
 		name   string
@@ -136,6 +144,68 @@ func TestExchange(t *testing.T) {
 		{"echo cut in its body", treat(Treatment{Mode: Echo, Cut: len(echoPost) + 4}), []string{
 			reqmod + encPost + "\r\n" + post + "1\r\nh\r\n", echoPost + "1\r\nh"}, true},
 
+		{"modified", Config{Mode: Modify, Change: change}, []string{withBody,
+			head(200, "Encapsulated: req-hdr=0, req-body=36\r\n") + post[:26] + "X-M: y\r\n\r\n" + "2\r\n<>\r\n4\r\nello\r\n0\r\n\r\n"}, false},
+		{"modified, skipped over chunks", Config{Mode: Modify, Change: Change{Skip: 3}}, []string{
+			reqmod + encPost + "\r\n" + post + "2\r\nhe\r\n1\r\nl\r\n2\r\nlo\r\n0\r\n\r\n", echoPost + "2\r\nlo\r\n0\r\n\r\n"}, false},
+		{"modified, all skipped", Config{Mode: Modify, Change: Change{Skip: 9}}, []string{withBody, echoPost + "0\r\n\r\n"}, false},
+		{"modified, body replaced", Config{Mode: Modify, Change: Change{Body: []byte("new"), Skip: SkipAll}}, []string{
+			reqmod + "Encapsulated: req-hdr=0, req-body=47\r\n\r\n" + post[:26] + "content-length: 5\r\n\r\n" + "5\r\nhello\r\n0\r\n\r\n",
+			head(200, "Encapsulated: req-hdr=0, req-body=47\r\n") + post[:26] + "content-length: 3\r\n\r\n" + "3\r\nnew\r\n0\r\n\r\n"}, false},
+		{"modified, no body", Config{Mode: Modify, Change: change}, []string{bodyless,
+			head(200, "Encapsulated: req-hdr=0, null-body=35\r\n") + get[:25] + "X-M: y\r\n\r\n"}, false},
+		{"modified, after the preview", Config{Mode: Modify, Change: change}, []string{preview4Allow, continueHead, rest,
+			head(200, "Encapsulated: req-hdr=0, req-body=36\r\n") + post[:26] + "X-M: y\r\n\r\n" + "2\r\n<>\r\n3\r\nbcd\r\n2\r\nef\r\n0\r\n\r\n"}, false},
+		{"modified response", Config{Mode: Modify, Change: change}, []string{
+			resp + "Encapsulated: req-hdr=0, res-hdr=27, res-body=46\r\n\r\n" + get + ok + "5\r\nhello\r\n0\r\n\r\n",
+			head(200, "Encapsulated: res-hdr=0, res-body=27\r\n") + ok[:17] + "X-M: y\r\n\r\n" + "2\r\n<>\r\n4\r\nello\r\n0\r\n\r\n"}, false},
+
+		{"206", Config{Mode: Partial, Change: change}, []string{strings.Replace(withBody, "\r\n\r\n", "\r\nAllow: 204, 206\r\n\r\n", 1),
+			head(206, "Encapsulated: req-hdr=0, req-body=36\r\n") + post[:26] + "X-M: y\r\n\r\n" + "2\r\n<>\r\n0; use-original-body=1\r\n\r\n"}, false},
+		{"206, changed head only", Config{Mode: Partial, Change: Change{Field: "X-M: y\r\n"}}, []string{
+			strings.Replace(withBody, "\r\n\r\n", "\r\nAllow: 204, 206\r\n\r\n", 1),
+			head(206, "Encapsulated: req-hdr=0, req-body=36\r\n") + post[:26] + "X-M: y\r\n\r\n" + "0; use-original-body=0\r\n\r\n"}, false},
+		{"206 in a preview", Config{Mode: Partial, Change: Change{Skip: 100}}, []string{
+			strings.Replace(preview4, "Preview", "Allow: 206\r\nPreview", 1),
+			head(206, encPost) + post + "0; use-original-body=4\r\n\r\n"}, false},
+		{"206, all skipped", Config{Mode: Partial, Change: Change{Body: []byte("new"), Skip: SkipAll}}, []string{
+			strings.Replace(preview4, "Preview", "Allow: 206\r\nPreview", 1), head(206, encPost) + post + "3\r\nnew\r\n0\r\n\r\n"}, false},
+		{"206 not allowed", Config{Mode: Partial, Change: change}, []string{withBodyAllow,
+			head(200, "Encapsulated: req-hdr=0, req-body=36\r\n") + post[:26] + "X-M: y\r\n\r\n" + "2\r\n<>\r\n4\r\nello\r\n0\r\n\r\n"}, false},
+		{"206 of no body", Config{Mode: Partial}, []string{strings.Replace(bodyless, "204", "204, 206", 1), head(200, encGet) + get}, false},
+
+		{"block", Config{Mode: Block, Page: page}, []string{withBody, blocked("403 Forbidden")}, false},
+		{"block a response", Config{Mode: Block, Page: Page{Status: 200, Body: "no"}}, []string{
+			resp + "Encapsulated: req-hdr=0, res-hdr=27, res-body=46\r\n\r\n" + get + ok + "5\r\nhello\r\n0\r\n\r\n", blocked("200 OK")}, false},
+		{"block in a preview", Config{Mode: Block, Page: page}, []string{preview4, blocked("403 Forbidden")}, false},
+		{"block early", Config{Mode: Block, Page: page, EarlyAnswer: true}, []string{
+			reqmod + encPost + "\r\n" + post, blocked("403 Forbidden"), "5\r\nhello\r\n0\r\n\r\n", ""}, false},
+		{"match", match("l+o"), []string{withBody, blocked("403 Forbidden"), withBodyAllow, blocked("403 Forbidden")}, false},
+		{"match over chunks", match("hello"), []string{reqmod + encPost + "\r\n" + post + "2\r\nhe\r\n1\r\nl\r\n2\r\nlo\r\n0\r\n\r\n",
+			blocked("403 Forbidden")}, false},
+		{"match in a preview", match("bc"), []string{preview4, blocked("403 Forbidden")}, false},
+		{"match after the preview", match("def"), []string{preview4, continueHead, rest, blocked("403 Forbidden")}, false},
+		{"no match", match("x"), []string{withBodyAllow, head(204, ""), withBody, echoPost + "5\r\nhello\r\n0\r\n\r\n", bodyless, head(204, ""),
+			preview9Ieof, head(204, ""), preview4Allow, continueHead, rest, head(204, "")}, false},
+		{"no match, modified", func() Config { c := match("x"); c.Mode, c.Change = Modify, change; return c }(), []string{preview4, continueHead, rest,
+			head(200, "Encapsulated: req-hdr=0, req-body=36\r\n") + post[:26] + "X-M: y\r\n\r\n" + "2\r\n<>\r\n5\r\nbcdef\r\n0\r\n\r\n"}, false},
+		{"match before the end of the body", func() Config { c := match("ll"); c.EarlyAnswer, c.MatchLimit = true, 4; return c }(), []string{
+			reqmod + encPost + "\r\n" + post + "5\r\nhello\r\n", blocked("403 Forbidden"), "1\r\nx\r\n0\r\n\r\n", ""}, false},
+		{"match behind the limit of an echo", func() Config { c := match("lo"); c.Mode, c.MatchLimit = Echo, 2; return c }(), []string{
+			reqmod + encPost + "\r\n" + post + "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", echoPost + "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"}, false},
+
+		{"alternate", Config{Mode: Echo, Alternate: true}, []string{preview9Ieof, echoPost + "4\r\nabcd\r\n0\r\n\r\n", preview4, head(204, ""),
+			preview4, continueHead, rest, echoPost + "4\r\nabcd\r\n2\r\nef\r\n0\r\n\r\n", preview4, head(204, "")}, false},
+		{"whole preview", Config{Mode: Echo, WholePreview: true}, []string{preview4, echoPost + "4\r\nabcd\r\n0\r\n\r\n", withBody, echoPost + "5\r\nhello\r\n0\r\n\r\n"}, false},
+		{"fields", Config{Fields: "X-A: b\r\n"}, []string{bodyless, head(204, "X-A: b\r\n"), withBody, head(200, "X-A: b\r\n"+encPost) + post + "5\r\nhello\r\n0\r\n\r\n"}, false},
+		{"null-body", Config{NullBody: true}, []string{bodyless, head(204, "Encapsulated: null-body=0\r\n")}, false},
+		{"loose spelling", Config{TightFields: true, BareISTag: true, Name: "n"}, []string{bodyless, "ICAP/1.0 204 No modifications needed\r\nISTag:dlpstub-1\r\nX-Server:n\r\n\r\n"}, false},
+		{"paths", Config{Services: map[string][]icap.Method{"/r": {icap.MethodReqmod}, "/s": nil}}, []string{withBodyAllow, head(204, ""),
+			strings.Replace(withBody, "icap://s/r", "icap://s/s", 1), head(405, ""), strings.Replace(withBody, "icap://s/r", "icap://s/", 1), head(404, "")}, false},
+		{"field of a response", Config{RespmodField: "X-ICAP-E2G"}, []string{resp + "Encapsulated: null-body=0\r\n\r\n", head(418, ""),
+			resp + "X-icap-e2g: 1\r\nEncapsulated: null-body=0\r\n\r\n", head(200, "Encapsulated: null-body=0\r\n")}, false},
+		{"open errors", Config{OpenErrors: true, Methods: []icap.Method{icap.MethodRespmod}},
+			[]string{withBody, strings.TrimSuffix(head(400, ""), "\r\n"), withBody, strings.TrimSuffix(head(400, ""), "\r\n")}, false},
 		{"bad head", Config{}, []string{"GET / HTTP/1.1\r\n\r\n", head(400, connClose)}, true},
 		{"bad version", Config{}, []string{"OPTIONS icap://s/ ICAP/2.0\r\n\r\n", head(505, connClose)}, true},
 		{"bad chunk", Config{}, []string{reqmod + allow + encPost + "\r\n" + post + "0x5\r\nhello\r\n0\r\n\r\n", head(400, connClose)}, true},

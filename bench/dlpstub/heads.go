@@ -1,20 +1,21 @@
 package dlpstub
 
 import (
-	"bytes"
 	"strconv"
+	"strings"
 	"time"
 
 	"icapgate/icap"
 )
 
-// answers holds the bytes of answers that are the same for every request; each in two forms, [0] for a
+// heads holds the bytes of answers that are the same for every request as long as the ISTag is; each in two forms, [0] for a
 // connection that stays open and [1] with "Connection: close".
-type answers struct {
+type heads struct {
+	tag       string
+	change    uint64    // which change of the ISTag this one is of, from 0
 	noContent [2][]byte // whole
 	status    [2][]byte // whole, of Config.Status
-	notServed [2][]byte // whole, 405
-	unknown   [2][]byte // whole, 501
+	block     [2][]byte // whole
 	ok        [2][]byte // up to the Encapsulated field of a 200
 	options   [2][]byte // up to the value of the Date field
 }
@@ -23,24 +24,34 @@ const dateFormat = "Mon, 02 Jan 2006 15:04:05 GMT"
 
 var continueAnswer = []byte("ICAP/1.0 100 Continue\r\n\r\n")
 
-func newAnswers(cfg *Config) answers {
-	var a answers
+func newHeads(cfg *Config, tag string, change uint64) *heads {
+	h := &heads{tag: tag, change: change}
 	for i := range 2 {
 		closing := i == 1
-		a.noContent[i] = append(appendHead(nil, cfg, 204, closing), "\r\n"...)
+		h.noContent[i] = appendBrief(nil, cfg, tag, 204, closing, cfg.Fields)
 		if cfg.Status != 0 {
-			a.status[i] = append(appendHead(nil, cfg, cfg.Status, closing), "\r\n"...)
+			h.status[i] = appendBrief(nil, cfg, tag, cfg.Status, closing, cfg.Fields)
 		}
-		a.notServed[i] = append(appendHead(nil, cfg, 405, closing), "\r\n"...)
-		a.unknown[i] = append(appendHead(nil, cfg, 501, closing), "\r\n"...)
-		a.ok[i] = appendHead(nil, cfg, 200, closing)
-		a.options[i] = appendOptions(nil, cfg, closing)
+		h.block[i] = appendBlock(nil, cfg, tag, closing, cfg.Fields)
+		h.ok[i] = appendHead(nil, cfg, tag, 200, closing)
+		h.options[i] = appendOptions(nil, cfg, tag, closing)
 	}
-	return a
+	return h
+}
+
+// appendField appends one field line.
+func (cfg *Config) appendField(dst []byte, name, value string) []byte {
+	dst = append(dst, name...)
+	if cfg.TightFields {
+		dst = append(dst, ':')
+	} else {
+		dst = append(dst, ": "...)
+	}
+	return append(append(dst, value...), "\r\n"...)
 }
 
 // appendHead appends the status line and the fields that every answer has, without the empty line.
-func appendHead(dst []byte, cfg *Config, status int, closing bool) []byte {
+func appendHead(dst []byte, cfg *Config, tag string, status int, closing bool) []byte {
 	reason := icap.StatusText(status)
 	if reason == "" {
 		reason = "Status"
@@ -49,86 +60,149 @@ func appendHead(dst []byte, cfg *Config, status int, closing bool) []byte {
 	dst = strconv.AppendInt(dst, int64(status), 10)
 	dst = append(dst, ' ')
 	dst = append(dst, reason...)
-	dst = append(dst, "\r\nISTag: \""...)
-	dst = append(dst, cfg.ISTag...)
-	dst = append(dst, "\"\r\n"...)
+	dst = append(dst, "\r\n"...)
+	if !cfg.BareISTag {
+		tag = `"` + tag + `"`
+	}
+	dst = cfg.appendField(dst, "ISTag", tag)
 	if cfg.Name != "" {
-		dst = append(dst, "X-Server: "...)
-		dst = append(dst, cfg.Name...)
-		dst = append(dst, "\r\n"...)
+		dst = cfg.appendField(dst, "X-Server", cfg.Name)
 	}
 	if closing {
-		dst = append(dst, "Connection: close\r\n"...)
+		dst = cfg.appendField(dst, "Connection", "close")
 	}
 	return dst
 }
 
-// appendOptions appends an OPTIONS answer up to the value of its Date.
-func appendOptions(dst []byte, cfg *Config, closing bool) []byte {
-	dst = appendHead(dst, cfg, 200, closing)
-	dst = append(dst, "Methods: "...)
-	for i, m := range cfg.Methods {
-		if i > 0 {
-			dst = append(dst, ", "...)
-		}
-		dst = append(dst, m.String()...)
+// appendBrief appends a whole answer that has no message.
+func appendBrief(dst []byte, cfg *Config, tag string, status int, closing bool, fields string) []byte {
+	dst = append(appendHead(dst, cfg, tag, status, closing), fields...)
+	if cfg.NullBody {
+		dst = cfg.appendField(dst, "Encapsulated", "null-body=0")
 	}
+	return append(dst, "\r\n"...)
+}
+
+// appendBlock appends a whole answer with the block page: an HTTP response, whether a request or a response was asked about.
+func appendBlock(dst []byte, cfg *Config, tag string, closing bool, fields string) []byte {
+	page := "HTTP/1.1 " + strconv.Itoa(cfg.Page.Status) + " " + httpReason(cfg.Page.Status) + "\r\n" +
+		"Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\nContent-Length: " + strconv.Itoa(len(cfg.Page.Body)) + "\r\n\r\n"
+	dst = append(appendHead(dst, cfg, tag, 200, closing), fields...)
+	dst = append(dst, "Encapsulated: res-hdr=0, res-body="...)
+	dst = strconv.AppendInt(dst, int64(len(page)), 10)
+	dst = append(append(dst, "\r\n\r\n"...), page...)
+	return append(appendChunk(dst, []byte(cfg.Page.Body)), "0\r\n\r\n"...)
+}
+
+// httpReason spares net/http, which the gateway does not need for this.
+func httpReason(status int) string {
+	switch status {
+	case 200:
+		return "OK"
+	case 403:
+		return "Forbidden"
+	}
+	return "Status"
+}
+
+// appendOptions appends an OPTIONS answer up to the value of its Date.
+func appendOptions(dst []byte, cfg *Config, tag string, closing bool) []byte {
+	dst = appendHead(dst, cfg, tag, 200, closing)
+	methods := make([]string, len(cfg.Methods))
+	for i, m := range cfg.Methods {
+		methods[i] = m.String()
+	}
+	dst = cfg.appendField(dst, "Methods", strings.Join(methods, ", "))
 	service := cfg.Name
 	if service == "" {
 		service = "dlpstub"
 	}
-	dst = append(dst, "\r\nService: "...)
-	dst = append(dst, service...)
+	dst = cfg.appendField(dst, "Service", service)
 	if cfg.MaxConnections > 0 {
-		dst = append(dst, "\r\nMax-Connections: "...)
-		dst = strconv.AppendInt(dst, int64(cfg.MaxConnections), 10)
+		dst = cfg.appendField(dst, "Max-Connections", strconv.Itoa(cfg.MaxConnections))
 	}
-	dst = append(dst, "\r\nOptions-TTL: "...)
-	dst = strconv.AppendInt(dst, int64(cfg.OptionsTTL/time.Second), 10)
+	dst = cfg.appendField(dst, "Options-TTL", strconv.Itoa(int(cfg.OptionsTTL/time.Second)))
 	if cfg.Preview != 0 {
-		dst = append(dst, "\r\nPreview: "...)
-		dst = strconv.AppendInt(dst, int64(max(cfg.Preview, 0)), 10)
-		dst = append(dst, "\r\nTransfer-Preview: *"...)
+		dst = cfg.appendField(dst, "Preview", strconv.Itoa(max(cfg.Preview, 0)))
+		dst = cfg.appendField(dst, "Transfer-Preview", "*")
 	}
-	dst = append(dst, "\r\nAllow: 204\r\nEncapsulated: null-body=0\r\nDate: "...)
+	allow := "204"
+	if cfg.Mode == Partial {
+		allow = "204, 206"
+	}
+	dst = cfg.appendField(dst, "Allow", allow)
+	dst = append(dst, "Encapsulated: null-body=0\r\nDate:"...)
+	if !cfg.TightFields {
+		dst = append(dst, ' ')
+	}
 	return dst
 }
 
-// appendEcho appends the Encapsulated field, the empty line and the encapsulated heads of an echo of a request with
-// these. The answer to a RESPMOD has no req-hdr (RFC 3507 section 4.9.2), so its offsets begin at the res-hdr.
-func appendEcho(dst []byte, m icap.Method, e *icap.Encapsulated, blocks []byte) []byte {
+// appendEncapsulated appends the Encapsulated field and the empty line of an answer with the message of a request: one head of the
+// given size and a body, as the request had them. The offset of the body is wrong by off.
+func appendEncapsulated(dst []byte, m icap.Method, head int, body bool, off int) []byte {
+	kind := "req"
 	if m == icap.MethodRespmod {
-		blocks = blocks[reqHdrLen(e):]
-		dst = append(dst, "Encapsulated: "...)
-		if len(blocks) > 0 {
-			dst = append(dst, "res-hdr=0, "...)
-		}
-		if e.HasBody() {
-			dst = append(dst, "res-body="...)
-		} else {
-			dst = append(dst, "null-body="...)
-		}
-		dst = strconv.AppendInt(dst, int64(len(blocks)), 10)
-		dst = append(dst, "\r\n"...)
-	} else {
-		dst = e.AppendTo(dst)
+		kind = "res"
 	}
-	dst = append(dst, "\r\n"...)
-	return append(dst, blocks...)
+	dst = append(dst, "Encapsulated: "...)
+	if head > 0 {
+		dst = append(append(dst, kind...), "-hdr=0, "...)
+	}
+	if !body {
+		kind = "null"
+	}
+	dst = append(append(dst, kind...), "-body="...)
+	dst = strconv.AppendInt(dst, int64(head+off), 10)
+	return append(dst, "\r\n\r\n"...)
 }
 
-// reqHdrLen returns the length of the req-hdr block, which is the offset of the section after it; 0 if there is none.
-func reqHdrLen(e *icap.Encapsulated) (n int) {
-	var line [128]byte
-	next, ok := bytes.CutPrefix(e.AppendTo(line[:0]), []byte("Encapsulated: req-hdr=0, "))
-	if !ok {
-		return 0
+// appendChunk appends p as a chunk, nothing if p is empty.
+func appendChunk(dst, p []byte) []byte {
+	if len(p) == 0 {
+		return dst
 	}
-	for _, c := range next[bytes.IndexByte(next, '=')+1:] {
-		if c < '0' || c > '9' {
-			break
-		}
-		n = n*10 + int(c-'0')
-	}
-	return n
+	dst = strconv.AppendUint(dst, uint64(len(p)), 16)
+	dst = append(append(dst, "\r\n"...), p...)
+	return append(dst, "\r\n"...)
 }
+
+// heads returns the bytes of answers with the ISTag that is due now. Each call is for one answer.
+func (s *Server) heads() *heads {
+	h := s.current.Load()
+	if s.cfg.ISTagEvery == 0 && s.cfg.ISTagPeriod == 0 {
+		return h
+	}
+	change := s.tagBase.Load()
+	if every := uint64(s.cfg.ISTagEvery); every > 0 {
+		change += (s.tagged.Add(1) - 1) / every
+	}
+	if s.cfg.ISTagPeriod > 0 {
+		change += uint64(time.Since(s.began) / s.cfg.ISTagPeriod)
+	}
+	if change <= h.change {
+		return h
+	}
+	s.tagMu.Lock()
+	defer s.tagMu.Unlock()
+	if h = s.current.Load(); change > h.change {
+		h = newHeads(&s.cfg, s.cfg.ISTag+"-"+strconv.FormatUint(change, 10), change)
+		s.current.Store(h)
+	}
+	return h
+}
+
+// ChangeISTag changes the ISTag, as an update of a server's rules does: to tag, or if that is "" to the configured one with the next number.
+func (s *Server) ChangeISTag(tag string) {
+	s.tagMu.Lock()
+	defer s.tagMu.Unlock()
+	s.tagBase.Add(1)
+	change := s.current.Load().change + 1
+	if tag == "" {
+		tag = s.cfg.ISTag + "-" + strconv.FormatUint(change, 10)
+	}
+	s.current.Store(newHeads(&s.cfg, tag, change))
+}
+
+// ISTag returns the one of the last answers.
+func (s *Server) ISTag() string { return s.current.Load().tag }

@@ -23,8 +23,13 @@ func Lognormal(median time.Duration, sigma float64) Delay {
 	}
 }
 
-// random returns the numbers of connection n: they depend on the seed and n alone.
-func (cfg *Config) random(n int) *rand.Rand { return rand.New(rand.NewPCG(cfg.Seed, uint64(n))) }
+// random returns the numbers of the connection: they depend on the seed and the connection's number alone.
+func (c *conn) random() *rand.Rand {
+	if c.rand == nil {
+		c.rand = rand.New(rand.NewPCG(c.srv.cfg.Seed, uint64(c.number)))
+	}
+	return c.rand
+}
 
 // wait lets the latency of the request pass, as far as it is known: that of a body counts once the body has been read. In a slot, time
 // counts from when the slot was taken; otherwise from now.
