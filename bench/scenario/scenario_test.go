@@ -183,7 +183,7 @@ func TestFaults(t *testing.T) {
 	f(r+"tls: {min_version: 1.1, resume: 2}", `f.yaml:2: tls.min_version: is "1.1", allowed: 1.2, 1.3`, "f.yaml:2: tls.resume: is 2, allowed: 0 to 1")
 	f(r+"tls: {min_version: 1.3, max_version: 1.2}", "f.yaml:2: tls.max_version: is below min_version")
 	f(r+"incident_header: 'X Y'", `f.yaml:2: incident_header: "X Y" is no name of a header, allowed: one such as X-Incident-ID`)
-	f(r+"users:\n  count: 0\n  skew: 0.9\n  format: u${n}", "f.yaml:3: users.count: is 0, allowed: 1 to 1099511627776",
+	f(r+"users:\n  count: 0\n  skew: 0.9\n  format: u${n}", "f.yaml:3: users.count: is 0, allowed: 1 to 1073741824",
 		"f.yaml:4: users.skew: is 0.9, allowed: 0 (all alike), or above 1 to 10, such as 1.1",
 		`f.yaml:5: users.format: "${n}" names no variable, allowed: ${number}; $${ for a plain ${`)
 	f(r+"users: {skew: 1}", "f.yaml:2: users.skew: is 1, allowed: 0 (all alike), or above 1 to 10, such as 1.1")

@@ -139,7 +139,7 @@ func (s *Source) buildBody(e *entry) {
 	if e.files != nil {
 		r.Content.AddBytes(content)
 	} else {
-		r.Content.AddPattern(int(s.rng.Uint32()), e.size.draw(s.rng))
+		r.Content.AddPattern(int(s.rng.Int32()), e.size.draw(s.rng))
 	}
 	r.Content.AddBytes(s.after)
 	r.Body, r.Size, r.Before, r.After = s.content, r.Content.Size(), s.before, s.after

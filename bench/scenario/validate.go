@@ -17,7 +17,7 @@ const (
 	maxWeight       = 1_000_000
 	maxFields       = 200 // of one head or form
 	maxFaultTypes   = 100
-	maxPeople       = 1 << 40 // users or clients: their numbers are drawn, not kept
+	maxPeople       = 1 << 30 // users or clients: their numbers are drawn, not kept
 	maxBody         = 1 << 40 // bytes
 	holdTime        = 5 * time.Second
 )
