@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"io"
@@ -10,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"icapgate/icap"
 )
@@ -26,18 +29,19 @@ const (
 
 // Request is one ICAP request, ready to be sent. Message builds it.
 type Request struct {
-	Method   icap.Method
-	Head     []byte    // ICAP head
-	Blocks   []byte    // encapsulated heads
-	EchoFrom int       // offset in Blocks of what an echo has of them
-	Body     io.Reader // nil: null-body, or nothing encapsulated
-	Size     int64     // bytes that Body gives
-	Before   []byte    // of a form: what Body gives before the content of the file
-	After    []byte    // and behind it
-	Chunk    int64     // bytes in one chunk at most, > 0
-	Chunks   []int64   // sizes of the chunks in turn, over and over, each > 0; nil: Chunk
-	Preview  int64     // bytes, -1: none
-	Trickle  bool      // what a read of Body gives is written at once and not collected: slow clients
+	Method    icap.Method
+	Head      []byte    // ICAP head
+	Blocks    []byte    // encapsulated heads
+	EchoFrom  int       // offset in Blocks of what an echo has of them
+	Body      io.Reader // nil: null-body, or nothing encapsulated
+	Size      int64     // bytes that Body gives
+	Before    []byte    // of a form: what Body gives before the content of the file
+	After     []byte    // and behind it
+	Chunk     int64     // bytes in one chunk at most, > 0
+	Chunks    []int64   // sizes of the chunks in turn, over and over, each > 0; nil: Chunk
+	Preview   int64     // bytes, -1: none
+	Trickle   bool      // what a read of Body gives is written at once and not collected: slow clients
+	HalfClose bool      // this side of the connection is closed behind the request: an odd client
 
 	Allow204      bool // what the head says
 	Allow206      bool
@@ -47,6 +51,11 @@ type Request struct {
 
 // more says whether the preview leaves a part of the body, which a 100 Continue asks for.
 func (r *Request) more() bool { return r.Body != nil && r.Preview >= 0 && r.Size > r.Preview }
+
+// IsEcho says whether blocks are the encapsulated heads that an echo of the request has: all of a REQMOD, the last one of a RESPMOD.
+func (r *Request) IsEcho(blocks []byte) bool {
+	return len(blocks) > 0 && bytes.Equal(r.Blocks[r.EchoFrom:], blocks)
+}
 
 // Receiver gets what Do reads, in order. Everything passed is valid during the call only. An error ends Do and the
 // connection.
@@ -64,7 +73,10 @@ type Conn struct {
 	ConnectTime   time.Duration // what Dial took to connect
 	HandshakeTime time.Duration // and for TLS
 
-	nc       net.Conn
+	raw      net.Conn // TCP
+	nc       net.Conn // what is read and written: raw, or TLS over it
+	resumed  bool     // the TLS session is an earlier one's
+	used     bool     // it has had a request
 	timeout  time.Duration
 	deadline atomic.Int64 // in Unix nanoseconds
 	reusable bool
@@ -79,6 +91,7 @@ type Conn struct {
 	body     icap.BodyReader
 	original int64 // where a 206 takes up the original body, -1: the answer is none
 
+	rest    bool     // the part of the body after the preview was asked for
 	out     []byte   // what flush writes; belongs to the writer goroutine while writing is set
 	writing bool     // the writer goroutine has a job
 	jobs    chan job // to the writer goroutine; nil until there is one
@@ -107,23 +120,35 @@ func Dial(ctx context.Context, address string, cfg *tls.Config, timeout time.Dur
 	if err != nil {
 		return nil, ioError(err, Connect)
 	}
-	c := newConn(nc, timeout)
-	connected := time.Now()
-	c.ConnectTime = connected.Sub(start)
-	if cfg != nil {
-		tc := tls.Client(nc, cfg)
-		if err := tc.HandshakeContext(ctx); err != nil {
-			nc.Close()
-			return nil, handshakeError(err)
-		}
-		c.nc = tc
-		c.HandshakeTime = time.Since(connected)
+	connectTime := time.Since(start)
+	c, err := NewConn(ctx, nc, cfg, timeout)
+	if err == nil {
+		c.ConnectTime = connectTime
 	}
+	return c, err
+}
+
+// NewConn makes a Conn of a connection that is there already, with a TLS handshake if cfg is not nil. It closes nc if that fails. timeout is as
+// in Dial, except that ctx alone bounds the handshake.
+func NewConn(ctx context.Context, nc net.Conn, cfg *tls.Config, timeout time.Duration) (*Conn, error) {
+	c := newConn(nc, timeout)
+	if cfg == nil {
+		return c, nil
+	}
+	start := time.Now()
+	tc := tls.Client(nc, cfg)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, handshakeError(err)
+	}
+	c.nc = tc
+	c.HandshakeTime = time.Since(start)
+	c.resumed = tc.ConnectionState().DidResume
 	return c, nil
 }
 
 func newConn(nc net.Conn, timeout time.Duration) *Conn {
-	return &Conn{nc: nc, timeout: timeout, reusable: true, in: make([]byte, startBuffer), scanner: icap.HeadScanner{Response: true}}
+	return &Conn{raw: nc, nc: nc, timeout: timeout, reusable: true, in: make([]byte, startBuffer), scanner: icap.HeadScanner{Response: true}}
 }
 
 // Reusable says whether the connection takes another request: there was no error and nobody said that it closes.
@@ -133,17 +158,16 @@ func (c *Conn) Reusable() bool { return c.reusable }
 // from offset on.
 func (c *Conn) Original() (offset int64, ok bool) { return max(0, c.original), c.original >= 0 }
 
-// Stale says whether the peer has closed the connection, or sent what belongs to nothing, since the last answer, of which there
-// has to be one. A client that asks before each request loses only requests that cross the peer's FIN on their way.
+// Resumed says whether the TLS handshake resumed an earlier session.
+func (c *Conn) Resumed() bool { return c.resumed }
+
+// Stale says whether the peer has closed the connection, or has sent what belongs to nothing. A client that asks before each request loses
+// only requests that cross the peer's FIN on their way.
 func (c *Conn) Stale() bool {
 	if c.r < c.w {
 		return true
 	}
-	nc := c.nc
-	if tc, ok := nc.(*tls.Conn); ok {
-		nc = tc.NetConn()
-	}
-	sc, ok := nc.(syscall.Conn)
+	sc, ok := c.raw.(syscall.Conn)
 	if !ok {
 		return false
 	}
@@ -151,13 +175,27 @@ func (c *Conn) Stale() bool {
 	if err != nil {
 		return true
 	}
-	dry := false
-	err = raw.Read(func(fd uintptr) bool {
-		_, _, e := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		dry = e == syscall.EAGAIN
-		return true
+	stale := false
+	err = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		stale = err != nil || info.State != tcpEstablished
+		if !stale && c.used { // before that, TLS 1.3 has tickets for later sessions to read
+			waiting, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+			stale = err != nil || waiting > 0
+		}
 	})
-	return err != nil || !dry
+	return err != nil || stale
+}
+
+// tcpEstablished is TCP_ESTABLISHED of Linux, which no package exports: neither side has closed.
+const tcpEstablished = 1
+
+// Abort ends the connection at once, with RST where that is possible. It may be called while Do runs, which fails then.
+func (c *Conn) Abort() {
+	if tcp, ok := c.raw.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.raw.Close()
 }
 
 // Close closes the connection and ends its writer goroutine.
@@ -187,6 +225,7 @@ func (c *Conn) Do(req *Request, rcv Receiver) error {
 }
 
 func (c *Conn) do(req *Request, rcv Receiver) error {
+	c.used, c.rest = true, false
 	c.original = -1
 	if err := c.sendHead(req); err != nil {
 		return err
@@ -203,6 +242,7 @@ func (c *Conn) do(req *Request, rcv Receiver) error {
 		if err := rcv.Head(&c.resp, head); err != nil {
 			return err
 		}
+		c.rest = true
 		if err := c.sendBody(req, req.Size-req.Preview, lastChunk); err != nil {
 			return err
 		}
@@ -231,7 +271,7 @@ func (c *Conn) sendHead(req *Request) error {
 	c.out = append(append(c.out[:0], req.Head...), req.Blocks...)
 	switch {
 	case req.Body == nil:
-		return c.writeFailed(c.flush())
+		return c.writeFailed(c.finishWrite(req))
 	case req.more():
 		return c.sendBody(req, req.Preview, lastChunk)
 	case req.Preview >= 0:
@@ -307,7 +347,18 @@ func (c *Conn) writeBody(req *Request, n int64, end string) error {
 		c.out = append(c.out, "\r\n"...)
 	}
 	c.out = append(c.out, end...)
-	return c.flush()
+	return c.finishWrite(req)
+}
+
+// finishWrite writes what is collected, and closes this side if that is the end of a request after which it is to be closed.
+func (c *Conn) finishWrite(req *Request) error {
+	if err := c.flush(); err != nil || !req.HalfClose || req.more() && !c.rest {
+		return err
+	}
+	if half, ok := c.nc.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
 }
 
 func (c *Conn) flush() error {

@@ -114,7 +114,7 @@ func TestDo(t *testing.T) {
 						if s := strings.Trim(fmt.Sprint(got.statuses), "[]"); s != tt.want.statuses {
 							t.Errorf("request %d: statuses %s, want %s", n, s, tt.want.statuses)
 						}
-						if tt.want.echo && (!bytes.Equal(got.body, body) || !echoedHeads(req, got.blocks)) {
+						if tt.want.echo && (!bytes.Equal(got.body, body) || !req.IsEcho(got.blocks)) {
 							t.Errorf("request %d: %d bytes and %q came back", n, len(got.body), got.blocks)
 						}
 						if !tt.want.echo && len(got.blocks)+len(got.body) > 0 {
@@ -128,50 +128,6 @@ func TestDo(t *testing.T) {
 			}
 		}
 	}
-}
-
-// lies are answers to a REQMOD that offers 204 or not, and what is wrong with them.
-var lies = []struct {
-	name    string
-	message Message
-	answer  func(echo []byte) []byte // of the true echo; nil: silence
-	want    Kind
-	example string // part of the error
-}{
-	{"nothing", Message{Preview: -1}, func([]byte) []byte { return []byte{} }, Closed, "closed"},
-	{"silence", Message{Preview: -1}, func([]byte) []byte { return nil }, Timeout, "timeout"},
-	{"half a head", Message{Preview: -1}, func(echo []byte) []byte { return echo[:20] }, Truncated, "closed"},
-	{"half the encapsulated head", Message{Preview: -1}, func(echo []byte) []byte { return echo[:bytes.Index(echo, []byte("POST"))+10] }, Truncated, "closed"},
-	{"half a body", Message{Preview: -1}, func(echo []byte) []byte { return echo[:len(echo)-100] }, Truncated, "closed"},
-	{"no last chunk", Message{Preview: -1}, func(echo []byte) []byte { return echo[:len(echo)-5] }, Truncated, "closed"},
-	{"a wrong byte", Message{Preview: -1}, func(echo []byte) []byte { echo[len(echo)-10] ^= 1; return echo }, Echo, "byte 997 of the body differs"},
-	{"a byte less", Message{Preview: -1}, func(echo []byte) []byte {
-		echo = bytes.Replace(echo, []byte("\r\n3e8\r\n"), []byte("\r\n3e7\r\n"), 1)
-		return append(echo[:len(echo)-8], "\r\n0\r\n\r\n"...)
-	}, Echo, "999 of 1000 bytes"},
-	{"a byte more", Message{Preview: -1}, func(echo []byte) []byte { return append(echo[:len(echo)-5], "1\r\nx\r\n0\r\n\r\n"...) }, Echo, "more than the 1000"},
-	{"a bad chunk size", Message{Preview: -1}, func(echo []byte) []byte {
-		return bytes.Replace(echo, []byte("\r\n3e8\r\n"), []byte("\r\n0x3e8\r\n"), 1)
-	}, Framing, "chunk size"},
-	{"bytes behind the end", Message{Preview: -1}, func(echo []byte) []byte { return append(echo, "ICAP"...) }, Framing, "4 bytes after the end"},
-	{"a wrong offset", Message{Preview: -1}, func(echo []byte) []byte { return bytes.Replace(echo, []byte("req-body="), []byte("req-body=1"), 1) }, Framing, "does not fit"},
-	{"no Encapsulated", Message{Preview: -1}, func([]byte) []byte { return []byte("ICAP/1.0 200 OK\r\n\r\n") }, Framing, "answer 200 to REQMOD"},
-	{"an HTTP answer", Message{Preview: -1}, func([]byte) []byte { return []byte("HTTP/1.1 200 OK\r\n\r\n") }, Framing, "status line"},
-	{"204 that was not allowed", Message{Preview: -1, No204: true}, func([]byte) []byte { return []byte("ICAP/1.0 204 x\r\n\r\n") }, Framing, "204"},
-	{"204 with a body", Message{Preview: -1}, func([]byte) []byte { return []byte("ICAP/1.0 204 x\r\nEncapsulated: req-body=0\r\n\r\n0\r\n\r\n") }, Framing, "204 with a body"},
-	{"206", Message{Preview: -1}, func([]byte) []byte { return []byte("ICAP/1.0 206 x\r\nEncapsulated: req-body=0\r\n\r\n0\r\n\r\n") }, Framing, "206"},
-	{"use-original-body", Message{Preview: -1}, func([]byte) []byte {
-		return []byte("ICAP/1.0 200 x\r\nEncapsulated: req-body=0\r\n\r\n0; use-original-body=0\r\n\r\n")
-	}, Framing, "use-original-body in the last chunk of a 200"},
-	{"100 without a preview", Message{Preview: -1}, func([]byte) []byte { return []byte("ICAP/1.0 100 Continue\r\n\r\n") }, Framing, "100"},
-	{"503", Message{Preview: -1}, func([]byte) []byte { return []byte("ICAP/1.0 503 Full\r\nConnection: close\r\n\r\n") }, Status, "503 Full"},
-}
-
-// trueEcho makes the answer of an honest server out of a plain REQMOD request.
-func trueEcho(request []byte) []byte {
-	_, message, _ := bytes.Cut(request, []byte("\r\n\r\n"))
-	offset := bytes.Index(message, []byte("\r\n\r\n")) + 4
-	return append(fmt.Appendf(nil, "ICAP/1.0 200 OK\r\nEncapsulated: req-hdr=0, req-body=%d\r\n\r\n", offset), message...)
 }
 
 // TestBodyEnds has a body that is shorter than announced.

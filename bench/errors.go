@@ -21,6 +21,7 @@ const (
 	Framing   Kind = "framing"   // the answer is malformed, was not allowed, or is followed by bytes that belong to nothing
 	Status    Kind = "status"    // a well-formed answer that is no success
 	Echo      Kind = "echo"      // the message that came back is another one
+	Unsent    Kind = "unsent"    // it was planned, and no connection was free for it until the end
 	Input     Kind = "input"     // what was to be sent makes no sense or cannot be read
 )
 

@@ -244,11 +244,12 @@ func (x *exchange) printRequest() {
 // printLines prints heads line by line, empty lines included. Bytes that could play tricks with a terminal are made visible.
 func (x *exchange) printLines(prefix string, heads []byte) {
 	for line := range bytes.Lines(heads) {
-		fmt.Fprintln(x.w, strings.TrimRight(prefix+printable(bytes.TrimRight(line, "\r\n")), " "))
+		fmt.Fprintln(x.w, strings.TrimRight(prefix+Printable(bytes.TrimRight(line, "\r\n")), " "))
 	}
 }
 
-func printable(p []byte) string {
+// Printable makes bytes that could play tricks with a terminal visible.
+func Printable(p []byte) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\t' || r == 0x7f || r == 0xfffd || r >= 0x80 && r < 0xa0 {
 			return '?'
@@ -295,7 +296,7 @@ func (x *exchange) verdict() string {
 	case x.status == 204:
 		return "no modification (204)"
 	case x.status >= 300:
-		return fmt.Sprintf("no service (%d %s)", x.status, printable([]byte(x.reason)))
+		return fmt.Sprintf("no service (%d %s)", x.status, Printable([]byte(x.reason)))
 	case x.req.Method == icap.MethodOptions:
 		return x.serviceVerdict()
 	case x.req.Method == icap.MethodReqmod && bytes.HasPrefix(x.blocks, []byte("HTTP/")):
@@ -304,7 +305,7 @@ func (x *exchange) verdict() string {
 		return fmt.Sprintf("modified/blocked (%s, %s)", answer, x.httpStatus())
 	case !x.sameBody():
 		return fmt.Sprintf("modified (%s)", answer)
-	case !echoedHeads(x.req, x.blocks):
+	case !x.req.IsEcho(x.blocks):
 		return fmt.Sprintf("same body, other heads (%s)", answer)
 	}
 	return fmt.Sprintf("identical echo (%s)", answer)
@@ -314,18 +315,13 @@ func (x *exchange) sameBody() bool {
 	return x.list.HasBody() == (x.req.Body != nil) && x.size == x.req.Size && bytes.Equal(x.sent.Sum(nil), x.received.Sum(nil))
 }
 
-// echoedHeads says whether blocks are the heads that an echo of req has: all of a REQMOD, the last one of a RESPMOD.
-func echoedHeads(req *Request, blocks []byte) bool {
-	return len(blocks) > 0 && bytes.Equal(req.Blocks[req.EchoFrom:], blocks)
-}
-
 // httpStatus returns "HTTP 403" of an encapsulated response head.
 func (x *exchange) httpStatus() string {
 	words := bytes.SplitN(x.blocks, []byte(" "), 3)
 	if len(words) < 2 {
 		return "no HTTP head"
 	}
-	return "HTTP " + printable(bytes.TrimSpace(words[1]))
+	return "HTTP " + Printable(bytes.TrimSpace(words[1]))
 }
 
 func (x *exchange) serviceVerdict() string {

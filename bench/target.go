@@ -64,6 +64,8 @@ type TLSOptions struct {
 	CAFile     string // PEM; "": the system's
 	ServerName string // to verify and for SNI; "": the host of the target
 	CertFile   string // client certificate and key, one combined PEM; "": none
+	MinVersion string // of TLS, "1.2" or "1.3"; "": 1.2
+	MaxVersion string // "": 1.3
 }
 
 // Config returns the configuration for connections to t, nil for icap://.
@@ -79,6 +81,16 @@ func (o TLSOptions) Config(t Target) (*tls.Config, error) {
 	}
 	if o.ServerName != "" {
 		cfg.ServerName = o.ServerName
+	}
+	var err error
+	if cfg.MinVersion, err = tlsVersion(o.MinVersion); err != nil {
+		return nil, err
+	}
+	if cfg.MaxVersion, err = tlsVersion(o.MaxVersion); err != nil {
+		return nil, err
+	}
+	if cfg.MaxVersion != 0 && cfg.MinVersion > cfg.MaxVersion {
+		return nil, fmt.Errorf("no version of TLS is at least %s and at most %s", o.MinVersion, o.MaxVersion)
 	}
 	if o.CAFile != "" {
 		pem, err := os.ReadFile(o.CAFile)
@@ -98,4 +110,17 @@ func (o TLSOptions) Config(t Target) (*tls.Config, error) {
 		cfg.Certificates = []tls.Certificate{cert}
 	}
 	return cfg, nil
+}
+
+// tlsVersion returns the number of a version, 0 for that of crypto/tls.
+func tlsVersion(name string) (uint16, error) {
+	switch name {
+	case "":
+		return 0, nil
+	case "1.2":
+		return tls.VersionTLS12, nil
+	case "1.3":
+		return tls.VersionTLS13, nil
+	}
+	return 0, fmt.Errorf("bad version of TLS %q: want 1.2 or 1.3", name)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 
 	"icapgate/bench"
 	"icapgate/bench/process"
+	"icapgate/bench/result"
 	"icapgate/icap"
 )
 
@@ -72,7 +72,7 @@ func (m *meter) measure(ctx context.Context, r *row, g *gateway) sample {
 
 // measureCPU makes the load of a round.
 func (m *meter) measureCPU(ctx context.Context, r *row, g *gateway, s *sample) error {
-	var opening bench.Result
+	opening := result.New()
 	if !r.fresh {
 		var err error
 		if opening, s.ConnectCPU, err = m.load(ctx, r, g, r.connections); err != nil {
@@ -87,12 +87,12 @@ func (m *meter) measureCPU(ctx context.Context, r *row, g *gateway, s *sample) e
 		return fmt.Errorf("%d connections were made, then %d: the first can't be taken off", opening.Dials, full.Dials)
 	}
 	s.CPU, s.Seconds, s.Requests, s.BodyBytes = cpu, full.Seconds, full.Requests, full.BytesSent
-	s.Rate, s.P50, s.P99, s.ClientCPU = full.Rate(), full.Latency.P50, full.Latency.P99, full.CPUSeconds
+	s.Rate, s.P50, s.P99, s.ClientCPU = full.Rate(), full.Latency.Quantile(50).Microseconds(), full.Latency.Quantile(99).Microseconds(), full.Generator.CPUSeconds
 	switch r.unit {
 	case perGigabyte:
 		s.Value = (cpu - s.ConnectCPU) / (float64(full.BytesSent-opening.BytesSent) / 1e9)
 	case tail:
-		s.Value = float64(full.Latency.P99)
+		s.Value = float64(s.P99)
 	default:
 		s.Value = (cpu - s.ConnectCPU) / float64(full.Requests-opening.Requests) * 1e6
 	}
@@ -113,10 +113,10 @@ func (m *meter) measureGrowth(ctx context.Context, r *row, g *gateway, s *sample
 }
 
 // load runs icapbench and returns its result and the seconds of CPU that the gateway has used.
-func (m *meter) load(ctx context.Context, r *row, g *gateway, requests int) (result bench.Result, cpu float64, err error) {
+func (m *meter) load(ctx context.Context, r *row, g *gateway, requests int) (shown *result.Result, cpu float64, err error) {
 	before, err := g.process.CPU()
 	if err != nil {
-		return result, 0, err
+		return nil, 0, err
 	}
 	file := filepath.Join(m.dir, "load.json")
 	_ = os.Remove(file) // so that a stale one is not taken for this load's
@@ -126,32 +126,28 @@ func (m *meter) load(ctx context.Context, r *row, g *gateway, requests int) (res
 	cmd.Env = append(os.Environ(), loadEnvironment)
 	out, err := process.Run(cmd)
 	if limited.Err() != nil {
-		return result, 0, fmt.Errorf("the load did not end: %w", limited.Err())
+		return nil, 0, fmt.Errorf("the load did not end: %w", limited.Err())
 	}
 	if err != nil {
-		return result, 0, fmt.Errorf("icapbench load: %w\n%s", err, out)
+		return nil, 0, fmt.Errorf("icapbench load: %w\n%s", err, out)
 	}
 	if err := pause(ctx, settle); err != nil {
-		return result, 0, err
+		return nil, 0, err
 	}
 	after, err := g.process.CPU()
 	if err != nil {
-		return result, 0, err
+		return nil, 0, err
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return result, 0, err
+	if shown, err = result.Read(file); err != nil {
+		return nil, 0, err
 	}
-	if err := json.Unmarshal(text, &result); err != nil {
-		return result, 0, fmt.Errorf("cannot read the result of icapbench: %w", err)
-	}
-	if result.Failed > 0 || result.Requests != int64(requests) {
-		return result, 0, fmt.Errorf("%d of %d requests failed", int64(requests)-result.Requests, requests)
+	if shown.Failed > 0 || shown.Requests != int64(requests) {
+		return nil, 0, fmt.Errorf("%d of %d requests failed", int64(requests)-shown.Requests, requests)
 	}
 	if after <= before { // a process of the gateway has ended, or not the right ones are looked at
-		return result, 0, fmt.Errorf("%s has used %v of CPU for the load", g.name, after-before)
+		return nil, 0, fmt.Errorf("%s has used %v of CPU for the load", g.name, after-before)
 	}
-	return result, (after - before).Seconds(), nil
+	return shown, (after - before).Seconds(), nil
 }
 
 // measureMemory starts the gateway anew, so that memory which earlier loads left behind does not hide what the connections take.

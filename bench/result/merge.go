@@ -58,7 +58,7 @@ func Merge(list []*Result) (*Result, error) {
 	m.mergeSetup(list)
 	m.mergeTimeline(list)
 	for _, r := range list {
-		m.add(r)
+		m.Add(r)
 	}
 	m.mergeIncidents(list)
 	m.Remarks = distinct(m.Remarks)
@@ -323,8 +323,8 @@ func (t *Timeline) spread(behind, interval int) []Point {
 	return out
 }
 
-// add adds what can simply be added.
-func (m *Result) add(r *Result) {
+// Add adds the figures of r that can simply be added: all but its setup, times and timeline, and incidents.
+func (m *Result) Add(r *Result) {
 	m.Begun += r.Begun
 	m.Requests += r.Requests
 	m.WarmUp.Requests += r.WarmUp.Requests

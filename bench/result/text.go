@@ -177,6 +177,15 @@ func (r *Result) Line() string {
 		Time(r.Latency.Quantile(50)), Time(r.Latency.Quantile(99)))
 }
 
+// Now returns how the run goes, in a few words: the figures of the last point of the timeline.
+func (r *Result) Now() string {
+	if len(r.Timeline.Points) == 0 {
+		return r.Line()
+	}
+	p := &r.Timeline.Points[len(r.Timeline.Points)-1]
+	return fmt.Sprintf("%d/s, p99 %s, %d failed", p.Requests/int64(max(r.Timeline.Interval, 1)), Time(p.Latency.Quantile(99)), r.Failed)
+}
+
 // Time formats a time with three digits: 312µs, 4.27ms, 1.05s.
 func Time(d time.Duration) string {
 	unit := time.Duration(1)

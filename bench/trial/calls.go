@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"icapgate/bench"
+	"icapgate/bench/load"
 	"icapgate/bench/process"
+	"icapgate/bench/scenario"
 	"icapgate/icap"
 )
 
@@ -79,11 +81,12 @@ func (o *callsOptions) run(ctx context.Context, r *rig) error {
 		if kind.size > 1<<20 {
 			requests = max(1, requests/500)
 		}
-		cfg := bench.LoadConfig{
-			Message: bench.Message{Method: kind.method, Preview: -1, Chunk: 1 << 20}, Size: kind.size,
-			Connections: o.clients, Timeout: 30 * time.Second,
-		}
+		cfg := load.Config{Connections: o.clients, Timeout: 30 * time.Second}
 		cfg.Target, cfg.TLS = r.target(kind.secure, "/reqmod")
+		message := bench.Message{Method: kind.method, Preview: -1, Chunk: 1 << 20}
+		if cfg.Mix, err = scenario.Single(message, kind.size).Compile(cfg.Target); err != nil {
+			return err
+		}
 		opening, err := o.count(ctx, r, cfg, o.clients)
 		if err != nil {
 			return err
@@ -118,7 +121,7 @@ func sumOf(per map[string]float64, names []string) (all float64) {
 }
 
 // count makes a load of so many requests and returns how often the gateway has made each call.
-func (o *callsOptions) count(ctx context.Context, r *rig, cfg bench.LoadConfig, requests int) (map[string]int, error) {
+func (o *callsOptions) count(ctx context.Context, r *rig, cfg load.Config, requests int) (map[string]int, error) {
 	file := filepath.Join(r.dir, "strace.txt")
 	tracer, err := process.Start(r.dir, "strace", "strace", "-c", "-f", "-o", file, "-p", strconv.Itoa(r.gateway.PID()))
 	if err != nil {
@@ -129,7 +132,7 @@ func (o *callsOptions) count(ctx context.Context, r *rig, cfg bench.LoadConfig, 
 		return nil, err
 	}
 	cfg.Requests = int64(requests)
-	result, err := bench.Load(ctx, cfg)
+	result, err := load.Run(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

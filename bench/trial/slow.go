@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"icapgate/bench"
+	"icapgate/bench/load"
+	"icapgate/bench/scenario"
 	"icapgate/icap"
 )
 
@@ -284,7 +286,13 @@ func (o *slowOptions) fairness(ctx context.Context, r *rig, sink *server, pools 
 }
 
 // small measures small requests beside an upload, nil: none.
-func (o *slowOptions) small(ctx context.Context, r *rig, name string, upload *bench.Target) error {
+func (o *slowOptions) small(ctx context.Context, r *rig, name string, upload *bench.Target) (err error) {
+	cfg := load.Config{Connections: 4, Duration: o.fair, Timeout: clientPatience}
+	cfg.Target, cfg.TLS = r.target(true, "/sink")
+	cfg.Mix, err = scenario.Single(bench.Message{Method: icap.MethodReqmod, Preview: -1}, smallSize).Compile(cfg.Target)
+	if err != nil {
+		return err
+	}
 	loading, stop := context.WithCancel(ctx)
 	defer stop()
 	var running sync.WaitGroup
@@ -307,20 +315,15 @@ func (o *slowOptions) small(ctx context.Context, r *rig, name string, upload *be
 			})})
 		})
 	}
-	cfg := bench.LoadConfig{
-		Message: bench.Message{Method: icap.MethodReqmod, Preview: -1}, Size: smallSize,
-		Connections: 4, Duration: o.fair, Timeout: clientPatience,
-	}
-	cfg.Target, cfg.TLS = r.target(true, "/sink")
-	result, err := bench.Load(ctx, cfg)
+	result, err := load.Run(ctx, cfg)
 	stop()
 	running.Wait()
 	if err != nil {
 		return err
 	}
-	r.figure(name+": p50", float64(result.Latency.P50)/1000, "ms")
-	r.figure(name+": p99", float64(result.Latency.P99)/1000, "ms")
-	r.figure(name+": longest", float64(result.Latency.Max)/1000, "ms")
+	r.figure(name+": p50", result.Latency.Quantile(50).Seconds()*1000, "ms")
+	r.figure(name+": p99", result.Latency.Quantile(99).Seconds()*1000, "ms")
+	r.figure(name+": longest", result.Latency.Max().Seconds()*1000, "ms")
 	r.figure(name+": rate", result.Rate(), "requests/s")
 	if upload != nil {
 		r.figure(name+": uploaded", float64(sent)/1e9/o.fair.Seconds(), "GB/s")

@@ -3,10 +3,13 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"icapgate/bench"
+	"icapgate/bench/scenario"
 )
 
 // size is a number of bytes, such as 512, 64KiB, 10MB.
@@ -60,6 +63,65 @@ func (p preview) or(def int64) int64 {
 		return p.bytes
 	}
 	return def
+}
+
+// stage is a part of a run, such as 30s:100: to 100 requests per second in 30 s.
+type stage struct {
+	length time.Duration
+	rate   float64
+}
+
+func (s *stage) UnmarshalText(text []byte) error {
+	length, rate, ok := strings.Cut(string(text), ":")
+	var err error
+	if s.length, err = time.ParseDuration(length); err == nil {
+		s.rate, err = strconv.ParseFloat(rate, 64)
+	}
+	if !ok || err != nil || s.length < 0 || !(s.rate >= 0) {
+		return fmt.Errorf("bad stage %q: want a time and a rate at its end, such as 30s:100", text)
+	}
+	return nil
+}
+
+// startTime is a moment: 15:04:05 is the next time that a clock shows it here.
+type startTime time.Time
+
+func (t *startTime) UnmarshalText(text []byte) error {
+	if at, err := time.Parse(time.RFC3339, string(text)); err == nil {
+		*t = startTime(at)
+		return nil
+	}
+	clock, err := time.Parse(time.TimeOnly, string(text))
+	if err != nil {
+		return fmt.Errorf("bad time %q: want 15:04:05, or 2006-01-02T15:04:05Z", text)
+	}
+	now := time.Now()
+	at := time.Date(now.Year(), now.Month(), now.Day(), clock.Hour(), clock.Minute(), clock.Second(), 0, now.Location())
+	if at.Before(now) {
+		at = at.AddDate(0, 0, 1)
+	}
+	*t = startTime(at)
+	return nil
+}
+
+// faultFlag is a kind of faulty client and its share, such as slow_body=1%.
+type faultFlag struct {
+	kind  scenario.FaultKind
+	share float64
+}
+
+func (f *faultFlag) UnmarshalText(text []byte) error {
+	kind, share, ok := strings.Cut(string(text), "=")
+	number, percent := strings.CutSuffix(share, "%")
+	n, err := strconv.ParseFloat(number, 64)
+	if percent {
+		n /= 100
+	}
+	f.kind, f.share = scenario.FaultKind(strings.ReplaceAll(kind, "-", "_")), n
+	if !ok || err != nil || !(n >= 0 && n <= 1) || !slices.Contains(scenario.FaultKinds, f.kind) {
+		return fmt.Errorf("bad fault %q: want %s, and a share, such as slow_body=1%%", text, scenario.FaultNames())
+	}
+	return nil
 }
 
 // tlsFlags are those of an icaps:// target.

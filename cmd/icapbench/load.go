@@ -3,126 +3,163 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
-	"icapgate/bench"
+	"icapgate/bench/load"
+	"icapgate/bench/result"
+	"icapgate/bench/scenario"
 )
 
 type loadCmd struct {
 	URI string `arg:"" help:"ICAP URI of the target."`
 
-	Connections        int           `short:"c" default:"16" help:"Connections, each with one request at a time."`
-	Duration           time.Duration `short:"d" help:"Time after which no request begins. Default: 10s, unless --requests is given."`
-	Requests           int64         `short:"n" help:"Requests in all."`
-	Rate               float64       `short:"r" placeholder:"N" help:"Requests per second, planned at equal distances; latency counts from the planned time. Default: as fast as answers come."`
-	NewConnectionEvery int           `name:"new-connection-every" placeholder:"N" help:"Close a connection after N requests; 1: a connection for each request."`
+	Duration time.Duration `short:"d" help:"Time after which no request begins. Default: 10s, unless --requests or --stages is given." group:"How much"`
+	Requests int64         `short:"n" help:"Requests in all." group:"How much"`
+	Rate     float64       `short:"r" placeholder:"N" help:"Open loop: requests per second, whatever the target does. Default: each connection as fast as answers come." group:"How much"`
+	Stages   []stage       `placeholder:"TIME:RATE" help:"Open loop in stages: ramps from the rate before (at first --rate, or 0) to RATE in TIME; 0s:RATE is a step. Such as 30s:100,2m:1000." group:"How much"`
+	WarmUp   time.Duration `placeholder:"TIME" help:"Time before the figures count, at the rate that the run begins with." group:"How much"`
+	StartAt  startTime     `placeholder:"TIME" help:"When to begin, so that several machines do together: 15:04:05, or 2006-01-02T15:04:05Z." group:"How much"`
 
-	Method  string        `short:"m" default:"reqmod" enum:"reqmod,respmod,options" help:"reqmod, respmod or options."`
-	Size    size          `short:"s" default:"1KiB" help:"Bytes of a body."`
-	Chunk   size          `default:"64KiB" help:"Bytes in one chunk at most."`
-	Preview preview       `placeholder:"N|none" default:"none" help:"Bytes of preview, or none."`
-	Allow   bool          `name:"allow-204" default:"true" negatable:"no-204" help:"Offer Allow: 204; without it a server has to echo. Default: offered."`
-	Header  []string      `short:"H" sep:"none" placeholder:"'X: y'" help:"Field of the ICAP head to add or replace. Repeatable."`
-	Timeout time.Duration `default:"30s" help:"For a connection, and for every wait for bytes."`
+	FailIf  []string `name:"fail-if" sep:"none" placeholder:"CONDITION" help:"Exit with 7 if the result is like that: 'p99>50ms', 'errors>0.1%'. Errors are tolerated otherwise. Repeatable." group:"Result"`
+	Label   string   `placeholder:"NAME" help:"Name of the run or the machine in reports." group:"Result"`
+	JSON    string   `name:"json" placeholder:"FILE" help:"Write the result to FILE as JSON, for icapbench report." group:"Result"`
+	Metrics string   `name:"metrics-address" placeholder:"HOST:PORT" help:"Serve the figures so far for Prometheus, at /metrics." group:"Result"`
 
-	ServerHeader string `default:"X-Server" placeholder:"NAME" help:"Header of the answers by which servers are told apart."`
-	JSON         string `name:"json" placeholder:"FILE" help:"Write the result to FILE as JSON."`
-	tlsFlags
+	requestFlags
 }
 
 func (*loadCmd) Help() string {
-	return `Without --rate the loop is closed: a connection sends its next request when it has the whole answer to the last one. With it the loop
-is open: a slow target does not slow the requests down, and what they wait for a free connection counts. Bodies differ from request to request; one that comes back is compared byte by byte, and the framing is checked to the last byte.
+	return `With --rate or --stages the loop is open: requests are planned by the clock, and their latency counts from the planned time, so that what
+they wait for a slow target is seen. Without, the loop is closed: a connection sends its next request when it has the answer to
+the last one. What comes back is checked: the status, the framing to the last byte, and bodies byte by byte.
 
 Examples:
 
     icapbench load icaps://127.0.0.1:11344/reqmod --insecure
+    icapbench load icaps://gate.example:11344/reqmod --ca ca.pem -c 64 --rate 2000 -d 1m --warm-up 5s
+    icapbench load icaps://gate.example:11344/reqmod --ca ca.pem --profile zscaler --rate 500 -d 5m --fail-if 'p99>50ms'
+    icapbench load icaps://gate.example:11344/ --ca ca.pem --scenario day.yaml --stages 5m:1000,10m:1000,1m:0 --json day.json
     icapbench load icap://127.0.0.1:1344/respmod -m respmod -s 10MB -c 4 -n 100
-    icapbench load icaps://gate.example:11344/reqmod --ca ca.pem -c 256 -d 1m --json result.json
-    icapbench load icaps://127.0.0.1:11344/reqmod --insecure --new-connection-every 1
-    icapbench load icaps://127.0.0.1:11344/reqmod --insecure --rate 2000 -c 64 -d 30s
+    icapbench load icaps://127.0.0.1:11344/reqmod --insecure --new-connection-every 1 --resume 0.5
+    icapbench load icaps://127.0.0.1:11344/reqmod --insecure --rate 100 --fault slow_body=2% --fault abort_body=1%
 
 Exit codes:
 
-    0  every request was answered as it should be
-    1  at least one was not
-    2  wrong usage
-    3  no connection was made`
+    0    every request was answered as it should be; with --fail-if: no condition holds
+    1    a request was not, and there is no --fail-if; or a file could not be written
+    2    wrong usage
+    3    no connection was made
+    7    a condition of --fail-if holds
+    130  ended by a signal (the report is whole), and neither 1 nor 7`
 }
 
 func (c *loadCmd) Run() error {
-	target, err := bench.ParseTarget(c.URI)
+	conditions, err := parseConditions(c.FailIf)
 	if err != nil {
 		return usageError(err)
 	}
-	cfg := bench.LoadConfig{
-		Target:       target,
-		Size:         int64(c.Size),
-		Connections:  c.Connections,
-		Requests:     c.Requests,
-		Rate:         c.Rate,
-		Duration:     c.Duration,
-		PerConn:      c.NewConnectionEvery,
-		Timeout:      c.Timeout,
-		ServerHeader: c.ServerHeader,
-		Message:      bench.Message{Preview: c.Preview.or(-1), Chunk: int64(c.Chunk), No204: !c.Allow, Fields: c.Header},
-	}
-	if cfg.Requests == 0 && cfg.Duration == 0 {
-		cfg.Duration = 10 * time.Second
-	}
-	if cfg.TLS, err = c.options().Config(target); err != nil {
+	cfg, s, err := c.config(c.URI)
+	if err != nil {
 		return usageError(err)
 	}
-	if cfg.Message.Method, err = bench.MethodOf(c.Method); err != nil {
-		return usageError(err)
-	}
-	var file io.WriteCloser
-	if c.JSON != "" { // before the load, so that it is not made in vain
-		if file, err = os.Create(c.JSON); err != nil {
+	if len(conditions) == 0 {
+		if conditions, err = parseConditions(s.FailIf); err != nil {
 			return usageError(err)
 		}
-		defer file.Close()
+	}
+	if err := c.plan(&cfg, s); err != nil {
+		return usageError(err)
+	}
+	if err := writable(c.JSON); err != nil { // before the load, so that it is not made in vain
+		return usageError(err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process
 	defer stop()
 
-	show, finish := progress()
-	cfg.Progress = show
-	result, err := bench.Load(ctx, cfg)
-	finish()
+	live, err := serveMetrics(c.Metrics)
 	if err != nil {
 		return usageError(err)
 	}
-	result.Print(os.Stdout)
-	if file != nil {
-		if err := result.WriteJSON(file); err != nil {
-			return fmt.Errorf("cannot write %q: %w", c.JSON, err)
+	defer live.close()
+	show := newProgress(&cfg)
+	cfg.Progress = func(r *result.Result) {
+		live.set(r)
+		show.update(r)
+	}
+	r, err := load.Run(ctx, cfg)
+	show.finish()
+	if err != nil {
+		return usageError(err)
+	}
+	r.Version = version()
+	r.Print(os.Stdout)
+	if err := writeFile(c.JSON, r.Write); err != nil {
+		return err
+	}
+	return verdict(r, conditions)
+}
+
+// plan adds when requests begin, and for how long.
+func (c *loadCmd) plan(cfg *load.Config, s *scenario.Scenario) error {
+	cfg.Label, cfg.Requests, cfg.Duration, cfg.WarmUp, cfg.StartAt = c.Label, c.Requests, c.Duration, c.WarmUp, time.Time(c.StartAt)
+	rate, stages := c.Rate, c.Stages
+	if rate == 0 && stages == nil {
+		rate = s.Rate
+		for _, of := range s.Stages {
+			stages = append(stages, stage{time.Duration(of.Duration), of.Rate})
 		}
 	}
-	switch {
-	case result.Dials == 0:
-		return &exitError{fmt.Errorf("no connection was made to %s", target.Address), exitConnect}
-	case result.Failed > 0:
-		return fmt.Errorf("%d of %d requests failed", result.Failed, result.Failed+result.Requests)
+	if cfg.Duration == 0 && cfg.Requests == 0 {
+		cfg.Duration = time.Duration(s.Duration)
+	}
+	if cfg.Duration == 0 && cfg.Requests == 0 && stages == nil {
+		cfg.Duration = 10 * time.Second
+	}
+	if cfg.WarmUp == 0 {
+		cfg.WarmUp = time.Duration(s.WarmUp)
+	}
+	if rate < 0 {
+		return fmt.Errorf("bad rate %g: want requests per second, above 0", rate)
+	}
+	if rate > 0 {
+		cfg.Stages = load.Constant(rate, 0)
+	}
+	for _, of := range stages {
+		cfg.Stages = append(cfg.Stages, result.Stage{Seconds: of.length.Seconds(), Rate: of.rate})
 	}
 	return nil
 }
 
-// progress returns what shows the figures so far on stderr: a line that renews itself on a terminal, otherwise one every 5 seconds.
-func progress() (show func(*bench.Result), finish func()) {
-	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-		const clearLine = "\r\x1b[K"
-		return func(r *bench.Result) { fmt.Fprint(os.Stderr, clearLine, r.Line()) }, func() { fmt.Fprint(os.Stderr, clearLine) }
-	}
-	calls := 0
-	return func(r *bench.Result) {
-		if calls++; calls%5 == 0 {
-			fmt.Fprintln(os.Stderr, r.Line())
+// verdict returns the error that tells how the run ended.
+func verdict(r *result.Result, conditions []result.Condition) error {
+	switch {
+	case r.Dials == 0:
+		return &exitError{fmt.Errorf("no connection was made to %s", r.Setup.Target), exitConnect}
+	case len(conditions) > 0:
+		if err := failIf(conditions, r); err != nil {
+			return err
 		}
-	}, func() {}
+	case r.Failed > 0:
+		return fmt.Errorf("%d of %d requests failed", r.Failed, r.Failed+r.Requests)
+	}
+	if r.Interrupted {
+		return &exitError{fmt.Errorf("ended by a signal after %.1f s", r.Seconds), exitInterrupted}
+	}
+	return nil
+}
+
+// writable says whether a file can be written, and makes it.
+func writable(path string) error {
+	if path == "" {
+		return nil
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o666)
+	if err != nil {
+		return err
+	}
+	return file.Close()
 }

@@ -23,6 +23,8 @@ const (
 	exitStatus   = 6 // an ICAP status of 400 and more
 
 	exitCondition = 7 // load, report: a condition of --fail-if holds
+
+	exitInterrupted = 130 // load: ended by a signal, as shells have it
 )
 
 type cli struct {

@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -21,8 +20,8 @@ import (
 	"testing"
 	"time"
 
-	"icapgate/bench"
 	"icapgate/bench/dlpstub"
+	"icapgate/bench/result"
 )
 
 var binary string // of this command
@@ -192,6 +191,25 @@ func TestExitCodes(t *testing.T) {
 		{"load " + refused + " -n 2 -c 1", exitConnect, "no connection"},
 		{"load " + good + " -c 0", exitUsage, "connection"},
 		{"load " + good + " -s 1XB", exitUsage, "64KiB"},
+		{"load " + good + " -n 40 --rate 4000 --arrivals poisson --warm-up 5ms --seed 7", exitOK, "poisson arrivals at 4000/s"},
+		{"load " + good + " --stages 0s:500,50ms:1000", exitOK, "500/s to 1000/s in 50ms"},
+		{"load " + good + " -n 20 --profile zscaler --fault half_close=50%", exitOK, "faulty      half_close"},
+		{"load " + good + " -n 20 --incident-header X-Incident-ID --allow-206", exitOK, "204: 20"},
+		{"load " + full + " -n 20 --fail-if errors>30", exitOK, "errors>30: ok, it is 20"},
+		{"load " + full + " -n 20 --fail-if errors>10%", exitCondition, "errors>10%: FAILED, it is 100% (20 of 20)"},
+		{"load " + good + " -n 20 --fail-if p99", exitUsage, "p99<50ms"},
+		{"load " + good + " -n 20 --rate=-1", exitUsage, "rate"},
+		{"load " + good + " --stages 5s", exitUsage, "30s:100"},
+		{"load " + good + " --start-at tomorrow", exitUsage, "15:04:05"},
+		{"load " + good + " --fault anger=1%", exitUsage, "slow_body"},
+		{"load " + good + " --fault slow_body=200%", exitUsage, "slow_body"},
+		{"load " + good + " -m options --fault slow_body=1%", exitUsage, "needs a request with a body"},
+		{"load " + good + " --arrivals often", exitUsage, "poisson"},
+		{"load " + good + " --profile apache", exitUsage, "zscaler"},
+		{"load " + good + " --profile zscaler -s 10", exitUsage, "a profile has its own"},
+		{"load " + good + " --scenario " + missing, exitUsage, missing},
+		{"load " + good + " --metrics-address " + taken, exitUsage, taken},
+		{"load icaps://127.0.0.1:1/ --tls-version 1.1", exitUsage, "1.2 or 1.3"},
 		{"load " + good + " -n 1 --json " + missing, exitUsage, missing},
 		{"load ftp://a/", exitUsage, "icap://host:port/path"},
 
@@ -225,11 +243,11 @@ func TestLoadJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r bench.Result
-	if err := json.Unmarshal(content, &r); err != nil {
+	r, err := result.Parse(content)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Requests != 30 || r.Connections != 3 || r.Servers["one"] != 30 || r.Latency.Max == 0 {
+	if r.Requests != 30 || r.Setup.Connections != 3 || r.Servers["one"] != 30 || r.Latency.Max() == 0 {
 		t.Errorf("%+v", r)
 	}
 }

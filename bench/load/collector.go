@@ -1,0 +1,166 @@
+package load
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"icapgate/bench/result"
+)
+
+// collector makes the timeline, from the end of the warm-up on, and reports progress.
+type collector struct {
+	load    *load
+	before  usage // at the start
+	seen    usage // at the last point
+	used    usage // since the start; set by stop
+	begun   int64 // requests, by the last point
+	done    chan struct{}
+	running sync.WaitGroup
+
+	timeline result.Timeline
+}
+
+func (l *load) startCollector() *collector {
+	c := &collector{load: l, done: make(chan struct{})}
+	if l.cfg.WarmUp == 0 {
+		c.begin()
+	}
+	c.running.Go(c.run)
+	return c
+}
+
+// begin is where the figures begin to count.
+func (c *collector) begin() {
+	c.before = currentUsage()
+	c.seen = c.before
+}
+
+func (c *collector) run() {
+	at := c.load.start
+	if !c.before.at.IsZero() {
+		at = at.Add(time.Second)
+	}
+	wait := time.NewTimer(time.Until(at))
+	defer wait.Stop()
+	for {
+		select {
+		case <-wait.C:
+		case <-c.done:
+			return
+		}
+		if c.before.at.IsZero() {
+			c.begin()
+		} else {
+			c.append()
+		}
+		at = at.Add(time.Second)
+		wait.Reset(time.Until(at))
+	}
+}
+
+// stop ends the collector, with a point for what is left.
+func (c *collector) stop() {
+	close(c.done)
+	c.running.Wait()
+	if !c.before.at.IsZero() {
+		c.append()
+		c.used = currentUsage().since(c.before)
+	}
+}
+
+// take returns the current second of all shards.
+func (c *collector) take() result.Point {
+	p := result.NewPoint()
+	begun := int64(0)
+	for _, s := range c.load.shards {
+		part := s.takeSecond(result.NewPoint())
+		p.Add(&part)
+		begun += s.measured.Load()
+	}
+	p.Begun = begun - c.begun
+	c.begun = begun
+	return p
+}
+
+func (c *collector) append() {
+	p := c.take()
+	now := currentUsage()
+	p.CPU = now.since(c.seen).cpu.Seconds()
+	c.seen = now
+	c.timeline.Append(p)
+	if show := c.load.cfg.Progress; show != nil {
+		r := c.load.figures()
+		r.Seconds = now.at.Sub(c.load.start).Seconds()
+		r.Timeline = c.timeline
+		show(r)
+	}
+}
+
+// usage is what this process has used of the machine.
+type usage struct {
+	at     time.Time
+	cpu    time.Duration
+	queued time.Duration // its threads wanted to run and got no CPU
+}
+
+func currentUsage() usage {
+	u := usage{at: time.Now(), queued: queuedTime()}
+	var r syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &r) == nil {
+		u.cpu = time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	}
+	return u
+}
+
+func (u usage) since(before usage) usage {
+	return usage{u.at, u.cpu - before.cpu, max(0, u.queued-before.queued)}
+}
+
+// queuedTime adds up how long the threads of this process have waited for a CPU, as the kernel counts it in schedstat; 0 where it does not.
+func queuedTime() (sum time.Duration) {
+	files, _ := filepath.Glob("/proc/self/task/*/schedstat")
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil { // the thread has ended
+			continue
+		}
+		if words := strings.Fields(string(text)); len(words) == 3 { // nanoseconds on a CPU, nanoseconds waiting, turns
+			ns, _ := strconv.ParseInt(words[1], 10, 64)
+			sum += time.Duration(ns)
+		}
+	}
+	return sum
+}
+
+const (
+	busyShare   = 0.9  // of the CPUs that the generator may use: beyond it, it was the limit
+	queuedShare = 0.25 // of the time that its threads wanted to run
+	lateShare   = 0.01 // of the requests, that begin late without a reason in the target
+)
+
+// generator judges whether the load generator itself was the limit.
+func (u usage) generator(r *result.Result) result.Generator {
+	g := result.Generator{CPUSeconds: u.cpu.Seconds(), CPUs: runtime.NumCPU(), Limited: []string{}}
+	if r.Seconds == 0 {
+		return g
+	}
+	if share := g.CPUSeconds / r.Seconds / float64(g.CPUs); share > busyShare {
+		g.Limited = append(g.Limited, fmt.Sprintf("it used %.0f %% of its %d CPUs", 100*share, g.CPUs))
+	}
+	if u.queued > 0 {
+		if share := u.queued.Seconds() / (u.queued + u.cpu).Seconds(); share > queuedShare && u.queued.Seconds() > 0.05*r.Seconds {
+			g.Limited = append(g.Limited, fmt.Sprintf("other programs took its CPUs: its threads waited for one %.0f %% of the time in which they had work", 100*share))
+		}
+	}
+	if late := r.Late.Generator; float64(late) > lateShare*float64(r.Begun) {
+		g.Limited = append(g.Limited, fmt.Sprintf("%d of %d requests began over %v late though a connection was free", late, r.Begun, lateLimit))
+	}
+	return g
+}
