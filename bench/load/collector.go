@@ -140,24 +140,22 @@ func queuedTime() (sum time.Duration) {
 }
 
 const (
-	busyShare   = 0.9  // of the CPUs that the generator may use: beyond it, it was the limit
-	queuedShare = 0.25 // of the time that its threads wanted to run
-	lateShare   = 0.01 // of the requests, that begin late without a reason in the target
+	busyShare = 0.9  // of the CPUs that the generator may use: beyond it, it was the limit
+	lateShare = 0.01 // of the requests, that begin late without a reason in the target
 )
 
 // generator judges whether the load generator itself was the limit.
 func (u usage) generator(r *result.Result) result.Generator {
-	g := result.Generator{CPUSeconds: u.cpu.Seconds(), CPUs: runtime.NumCPU(), Limited: []string{}}
+	g := result.Generator{CPUSeconds: u.cpu.Seconds(), QueuedSeconds: u.queued.Seconds(), CPUs: runtime.NumCPU(), Limited: []string{}}
 	if r.Seconds == 0 {
 		return g
 	}
-	if share := g.CPUSeconds / r.Seconds / float64(g.CPUs); share > busyShare {
-		g.Limited = append(g.Limited, fmt.Sprintf("it used %.0f %% of its %d CPUs", 100*share, g.CPUs))
-	}
-	if u.queued > 0 {
-		if share := u.queued.Seconds() / (u.queued + u.cpu).Seconds(); share > queuedShare && u.queued.Seconds() > 0.05*r.Seconds {
-			g.Limited = append(g.Limited, fmt.Sprintf("other programs took its CPUs: its threads waited for one %.0f %% of the time in which they had work", 100*share))
-		}
+	all := r.Seconds * float64(g.CPUs)
+	switch used, wanted := g.CPUSeconds/all, (g.CPUSeconds+g.QueuedSeconds)/all; {
+	case used > busyShare:
+		g.Limited = append(g.Limited, fmt.Sprintf("it used %.0f %% of its %d CPUs", 100*used, g.CPUs))
+	case wanted > busyShare:
+		g.Limited = append(g.Limited, fmt.Sprintf("it had work for all of its %d CPUs and got %.0f %% of them, other programs had the rest", g.CPUs, 100*used))
 	}
 	if late := r.Late.Generator; float64(late) > lateShare*float64(r.Begun) {
 		g.Limited = append(g.Limited, fmt.Sprintf("%d of %d requests began over %v late though a connection was free", late, r.Begun, lateLimit))

@@ -361,6 +361,7 @@ func (m *Result) Add(r *Result) {
 	m.Late.Generator += r.Late.Generator
 	m.Late.Limit = max(m.Late.Limit, r.Late.Limit)
 	m.Generator.CPUSeconds += r.Generator.CPUSeconds
+	m.Generator.QueuedSeconds += r.Generator.QueuedSeconds
 	m.Generator.CPUs += r.Generator.CPUs
 	for _, reason := range r.Generator.Limited {
 		if r.Label != "" && len(r.Machines) == 0 {

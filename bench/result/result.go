@@ -138,9 +138,11 @@ type Late struct {
 
 // Generator is how hard the load generator has worked.
 type Generator struct {
-	CPUSeconds float64  `json:"cpu_seconds"` // of this process
-	CPUs       int      `json:"cpus"`        // that it may use
-	Limited    []string `json:"limited"`     // why the generator may have been the limit itself; empty: it was not
+	CPUSeconds float64 `json:"cpu_seconds"` // of this process
+	// QueuedSeconds is how long its threads had work and waited for a CPU, each counted by itself; 0 where the kernel does not say.
+	QueuedSeconds float64  `json:"queued_seconds"`
+	CPUs          int      `json:"cpus"`    // that it may use
+	Limited       []string `json:"limited"` // why the generator may have been the limit itself; empty: it was not
 }
 
 // Incidents says which incident ids were sent.

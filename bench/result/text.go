@@ -137,8 +137,8 @@ func (r *Result) printAnswered(w io.Writer) {
 			r.Late.Waited, Time(time.Duration(r.Late.Limit*float64(time.Second))), r.Late.Generator)
 	}
 	g := &r.Generator
-	fmt.Fprintf(w, "own CPU     %.2f s, %.1f us per request, %.0f %% of %d CPUs\n", g.CPUSeconds, g.CPUSeconds*1e6/float64(r.Requests+r.Failed),
-		100*g.share(r.Seconds), g.CPUs)
+	fmt.Fprintf(w, "own CPU     %.2f s, %.1f us per request, %.0f %% of %d CPUs; waited %.2f s for a CPU\n", g.CPUSeconds,
+		g.CPUSeconds*1e6/float64(r.Requests+r.Failed), 100*g.share(r.Seconds), g.CPUs, g.QueuedSeconds)
 	for _, e := range r.Entries {
 		if len(r.Entries) > 1 {
 			fmt.Fprintf(w, "entry       %s (%s): %d, %d failed\n", e.Name, e.Method, e.Requests, e.Failed)

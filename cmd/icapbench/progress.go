@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -13,8 +14,10 @@ import (
 	"icapgate/bench/result"
 )
 
-// linesEvery is how often there is a line where there is no terminal, in calls of update.
-const linesEvery = 5
+const (
+	linesEvery = 5                      // calls of update, for a line where there is no terminal
+	refresh    = 500 * time.Millisecond // of the bar
+)
 
 // progress shows on stderr how a run goes: a bar on a terminal, otherwise plain lines.
 type progress struct {
@@ -29,6 +32,9 @@ type progress struct {
 func newProgress(cfg *load.Config) *progress {
 	p := &progress{}
 	if info, err := os.Stderr.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		if wait := before(cfg); wait != "" {
+			fmt.Fprintln(os.Stderr, strings.TrimSpace(wait))
+		}
 		return p
 	}
 	if length := cfg.Length(); length > 0 {
@@ -36,15 +42,27 @@ func newProgress(cfg *load.Config) *progress {
 	} else {
 		p.total, p.count = cfg.Requests, true
 	}
-	nothing := ""
-	p.now.Store(&nothing)
-	p.bars = mpb.New(mpb.WithOutput(os.Stderr), mpb.WithWidth(30))
+	p.say(before(cfg))
+	p.bars = mpb.New(mpb.WithOutput(os.Stderr), mpb.WithWidth(30), mpb.WithRefreshRate(refresh))
 	p.bar = p.bars.New(p.total, mpb.BarStyle(),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return *p.now.Load() })),
 		mpb.AppendDecorators(decor.Percentage(decor.WCSyncSpace)),
 		mpb.BarRemoveOnComplete())
 	return p
 }
+
+// before says what the run waits for at first.
+func before(cfg *load.Config) string {
+	switch {
+	case !cfg.StartAt.IsZero():
+		return "begins at " + cfg.StartAt.Local().Format(time.DateTime) + " "
+	case cfg.WarmUp > 0:
+		return fmt.Sprintf("warm-up of %v ", cfg.WarmUp)
+	}
+	return ""
+}
+
+func (p *progress) say(line string) { p.now.Store(&line) }
 
 // update is called once a second.
 func (p *progress) update(r *result.Result) {
@@ -63,8 +81,7 @@ func (p *progress) update(r *result.Result) {
 	} else {
 		left = fmt.Sprintf(", %v left", (time.Duration(max(0, p.total-done)) * time.Millisecond).Round(time.Second))
 	}
-	line := r.Now() + left + " "
-	p.now.Store(&line)
+	p.say(r.Now() + left + " ")
 	p.bar.SetCurrent(min(done, p.total-1)) // finish completes it
 }
 
