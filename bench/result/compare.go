@@ -14,9 +14,10 @@ import (
 type Difference struct {
 	Group string // what the figure belongs to: setup, requests, the name of a time, …
 	Name  string
-	A, B  string  // for people
-	Ratio float64 // B/A; 0: there is none, as A is 0 or the figure is no number
-	Sense int     // 1: more is better, -1: less is better, 0: neither
+	A, B  string // for people
+	Sense int    // 1: more is better, -1: less is better, 0: neither
+
+	a, b float64 // both 0: the figure is no number
 }
 
 // quantiles are those that reports show.
@@ -49,11 +50,7 @@ func (c *comparison) add(name string, sense int, format func(float64) string, of
 	if a == 0 && b == 0 {
 		return
 	}
-	d := Difference{Group: c.group, Name: name, A: format(a), B: format(b), Sense: sense}
-	if a != 0 {
-		d.Ratio = b / a
-	}
-	c.list = append(c.list, d)
+	c.list = append(c.list, Difference{Group: c.group, Name: name, A: format(a), B: format(b), Sense: sense, a: a, b: b})
 }
 
 // differs adds a part of the setup if the results have different ones.
@@ -184,19 +181,30 @@ func PrintComparison(w io.Writer, a, b *Result) {
 			fmt.Fprintf(w, "%-28s %14s %14s %9s\n", d.Group, "A", "B", "B/A")
 			group = d.Group
 		}
-		fmt.Fprintf(w, "  %-26s %14s %14s %9s\n", d.Name, d.A, d.B, d.RatioText())
+		fmt.Fprintf(w, "  %-26s %14s %14s %9s\n", d.Name, d.A, d.B, d.Ratio())
 	}
 }
 
-// RatioText returns the ratio for people.
-func (d Difference) RatioText() string {
+// Better says whether B is better (1) or worse (-1) than A; 0: neither, or they differ by less than a twentieth.
+func (d Difference) Better() int {
 	switch {
-	case d.Ratio == 0:
-		return "-"
-	case d.Ratio >= 100:
-		return fmt.Sprintf("%.0f", d.Ratio)
+	case d.b > 1.05*d.a:
+		return d.Sense
+	case d.b < 0.95*d.a:
+		return -d.Sense
 	}
-	return fmt.Sprintf("%.3f", d.Ratio)
+	return 0
+}
+
+// Ratio returns B/A for people.
+func (d Difference) Ratio() string {
+	switch {
+	case d.a == 0:
+		return "-"
+	case d.b >= 100*d.a:
+		return fmt.Sprintf("%.0f", d.b/d.a)
+	}
+	return fmt.Sprintf("%.3f", d.b/d.a)
 }
 
 func (r *Result) title() string {

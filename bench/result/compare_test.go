@@ -31,24 +31,29 @@ func TestCompare(t *testing.T) {
 	f := func(name, x, y, ratio string, sense int) {
 		t.Helper()
 		d, ok := found[name]
-		if !ok || d.A != x || d.B != y || d.RatioText() != ratio || d.Sense != sense {
-			t.Errorf("%s: %+v %s", name, d, d.RatioText())
+		if !ok || d.A != x || d.B != y || d.Ratio() != ratio || d.Sense != sense {
+			t.Errorf("%s: %+v %s", name, d, d.Ratio())
 		}
 	}
 	f("setup/target", "icaps://gate.example:11344/reqmod", "icap://b/reqmod", "-", 0)
 	f("setup/connections", "8", "16", "-", 0)
 	f("requests/answered", "10 /s", "20 /s", "2.000", 1)
-	f("requests/failed", "2.91 %", "0 %", "-", -1)
-	f("requests/errors: status", "2", "0", "-", -1)
+	f("requests/failed", "2.91 %", "0 %", "0.000", -1)
+	f("requests/errors: status", "2", "0", "0.000", -1)
 	f("requests/errors: echo", "0", "1", "-", -1)
 	f("latency/p50", "50ms", "25ms", "0.500", -1)
 	f("latency/max", "100ms", "50ms", "0.500", -1)
 	f("first byte/p99", "99ms", "49.5ms", "0.500", -1)
-	f("connect/p50", "1ms", "0s", "-", -1)
+	f("connect/p50", "1ms", "0s", "0.000", -1)
 	f("servers/one", "70 %", "50 %", "0.714", 0)
 	f("servers/three", "0 %", "50 %", "-", 0)
 	f("servers/fairness (Jain's index)", "0.8621", "1", "1.160", 1)
 	f("small (REQMOD)/answered", "9 /s", "9 /s", "1.000", 1)
+	for name, want := range map[string]int{"latency/p50": 1, "requests/answered": 1, "requests/errors: echo": -1, "requests/errors: status": 1, "servers/one": 0, "small (REQMOD)/answered": 0} {
+		if got := found[name].Better(); got != want {
+			t.Errorf("%s: better %d, want %d", name, got, want)
+		}
+	}
 	for _, same := range []string{"setup/scenario", "setup/load", "100 Continue/p50", "requests/errors: timeout"} {
 		if d, ok := found[same]; ok {
 			t.Errorf("%s is there: %+v", same, d)

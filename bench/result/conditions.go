@@ -213,6 +213,11 @@ func (c Condition) String() string { return c.text }
 // Entry returns the name of the only entry of the scenario that the condition is about, empty if it is about all requests.
 func (c Condition) Entry() string { return c.entry }
 
+// LatencyLimit returns the quantile, in percent, and the limit of a condition that is about a quantile of the latency of all requests.
+func (c Condition) LatencyLimit() (percent float64, limit time.Duration, ok bool) {
+	return c.quantile, seconds(c.limit), c.figure == quantile && c.of == "" && c.entry == ""
+}
+
 // Upper says whether the condition holds below a limit, not above it.
 func (c Condition) Upper() bool { return strings.HasPrefix(c.operator, "<") }
 

@@ -231,8 +231,8 @@ func (m *Result) behind(r *Result) int {
 // slope is a time in which a planned rate goes evenly from one value to another.
 type slope struct{ begin, end, from, to float64 }
 
-// slopes returns the plan of stages that begin at a time.
-func slopes(stages []Stage, at float64) []slope {
+// slopes returns the plan of stages that begin at a time. Without any length there is one rate to the end.
+func slopes(stages []Stage, at, end float64) []slope {
 	var out []slope
 	rate := 0.0
 	for _, s := range stages {
@@ -242,15 +242,22 @@ func slopes(stages []Stage, at float64) []slope {
 		}
 		rate = s.Rate
 	}
+	if len(out) == 0 && end > at && rate > 0 {
+		out = append(out, slope{at, end, rate, rate})
+	}
 	return out
 }
 
 // sumStages adds the planned rates. Runs may have stages of any shape: the sum has a stage for each time in which none of them bends.
 func (m *Result) sumStages(list []*Result) []Stage {
+	if steady, ok := sumSteady(list); ok {
+		return steady
+	}
 	var plans [][]slope
 	var bends []float64
 	for _, r := range list {
-		plan := slopes(r.Setup.Stages, float64(m.behind(r)))
+		at := float64(m.behind(r))
+		plan := slopes(r.Setup.Stages, at, at+math.Round(r.Seconds))
 		plans = append(plans, plan)
 		for _, s := range plan {
 			bends = append(bends, s.begin, s.end)
@@ -282,6 +289,18 @@ func (m *Result) sumStages(list []*Result) []Stage {
 		rate = to
 	}
 	return sum
+}
+
+// sumSteady adds rates that are the same from the begin to the end.
+func sumSteady(list []*Result) ([]Stage, bool) {
+	rate := 0.0
+	for _, r := range list {
+		if len(r.Setup.Stages) != 1 || r.Setup.Stages[0].Seconds > 0 {
+			return nil, false
+		}
+		rate += r.Setup.Stages[0].Rate
+	}
+	return []Stage{{0, rate}}, true
 }
 
 // mergeTimeline adds timelines second by second of the wall clock, in the longest of their intervals.

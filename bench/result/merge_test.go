@@ -175,6 +175,8 @@ func TestSumStages(t *testing.T) {
 	steady := []Stage{{0, 10}, {60, 10}}
 	f(steady, steady, 0, Stage{0, 20}, Stage{60, 20})
 	f(steady, nil, 0, Stage{0, 10}, Stage{60, 10})
+	f([]Stage{{0, 10}}, []Stage{{0, 5}}, 0, Stage{0, 15})
+	f(steady, []Stage{{0, 5}}, 0, Stage{0, 15}, Stage{10, 15}, Stage{0, 10}, Stage{50, 10})
 	f(steady, []Stage{{60, 60}}, 0, Stage{0, 10}, Stage{60, 70})
 	f([]Stage{{10, 10}, {10, 0}}, []Stage{{10, 10}, {10, 0}}, 0, Stage{10, 20}, Stage{10, 0})
 	f(steady, steady, 5*time.Second, Stage{0, 10}, Stage{5, 10}, Stage{0, 20}, Stage{55, 20}, Stage{0, 10}, Stage{5, 10})

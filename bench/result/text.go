@@ -87,16 +87,16 @@ func stages(list []Stage) string {
 		switch {
 		case s.Seconds == 0 && rate < 0: // where the first stage begins
 		case s.Seconds == 0:
-			parts = append(parts, fmt.Sprintf("at once to %g/s", s.Rate))
+			parts = append(parts, fmt.Sprintf("at once to %.6g/s", s.Rate))
 		case s.Rate == rate:
-			parts = append(parts, fmt.Sprintf("%g/s for %v", s.Rate, length))
+			parts = append(parts, fmt.Sprintf("%.6g/s for %v", s.Rate, length))
 		default:
-			parts = append(parts, fmt.Sprintf("%g/s to %g/s in %v", max(rate, 0), s.Rate, length))
+			parts = append(parts, fmt.Sprintf("%.6g/s to %.6g/s in %v", max(rate, 0), s.Rate, length))
 		}
 		rate = s.Rate
 	}
 	if len(parts) == 0 {
-		return fmt.Sprintf("%g/s", max(rate, 0))
+		return fmt.Sprintf("%.6g/s", max(rate, 0))
 	}
 	return strings.Join(parts, ", ")
 }
