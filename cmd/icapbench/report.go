@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"icapgate/bench/report"
 	"icapgate/bench/result"
 )
 
@@ -16,6 +17,7 @@ type reportCmd struct {
 
 	Compare bool     `help:"Put two results side by side, with ratios, in place of merging them."`
 	JSON    string   `name:"json" placeholder:"FILE" help:"Write the merged result to FILE as JSON."`
+	HTML    string   `name:"html" placeholder:"FILE" help:"Write a page with charts to FILE, for the merged result or for both that are compared. It needs nothing else."`
 	FailIf  []string `name:"fail-if" sep:"none" placeholder:"CONDITION" help:"Fail with exit code 7 if this holds of the merged result, such as 'p99>50ms' or 'errors>0.1%'. Repeatable."`
 }
 
@@ -26,9 +28,9 @@ generator that had sent all requests.
 Examples:
 
     icapbench report result.json
-    icapbench report machine1.json machine2.json --json all.json
+    icapbench report machine1.json machine2.json --json all.json --html all.html
     icapbench report machine*.json --fail-if 'p99>50ms' --fail-if 'errors>0.1%'
-    icapbench report --compare before.json after.json
+    icapbench report --compare before.json after.json --html compared.html
 
 Exit codes:
 
@@ -58,6 +60,10 @@ func (c *reportCmd) Run() error {
 	if err := writeFile(c.JSON, merged.Write); err != nil {
 		return err
 	}
+	page := func(w io.Writer) error { return report.HTML(w, merged, report.Verdicts{FailIf: conditions}) }
+	if err := writeFile(c.HTML, page); err != nil {
+		return err
+	}
 	return failIf(conditions, merged)
 }
 
@@ -85,7 +91,7 @@ func (c *reportCmd) compare(list []*result.Result) error {
 		return usageError(errors.New("--json and --fail-if are about a merged result and do not go with --compare"))
 	}
 	result.PrintComparison(os.Stdout, list[0], list[1])
-	return nil
+	return writeFile(c.HTML, func(w io.Writer) error { return report.Compare(w, list[0], list[1]) })
 }
 
 // writeFile writes to a file that is named.

@@ -39,7 +39,7 @@ func TestReport(t *testing.T) {
 	later := mustWriteResult(t, "a-later-one.json", func(r *result.Result) { r.Started = r.Started.Add(time.Hour) })
 	old := mustWriteFile(t, "old.json", []byte(`{"target":"icap://a/"}`))
 	missing := filepath.Join(t.TempDir(), "missing", "file")
-	all := filepath.Join(t.TempDir(), "all.json")
+	all, page := filepath.Join(t.TempDir(), "all.json"), filepath.Join(t.TempDir(), "page.html")
 
 	tests := []struct {
 		args string
@@ -51,6 +51,9 @@ func TestReport(t *testing.T) {
 		{all, exitOK, "  the second"},
 		{one + " --fail-if p99>50ms --fail-if errors>50%", exitCondition, "fail-if     p99>50ms: FAILED, it is 99"},
 		{one + " --fail-if p99>50ms --fail-if errors>50%", exitCondition, "fail-if     errors>50%: ok, it is 0.99% (1 of 101)"},
+		{one + " --html " + page, exitOK, "requests    100"},
+		{"--compare --html " + page + " " + one + " " + later, exitOK, "latency"},
+		{one + " --html " + missing, exitFailure, missing},
 		{one + " --fail-if p99>1s", exitOK, "fail-if     p99>1s: ok"},
 		{"--compare " + one + " " + later, exitOK, "answered in all                       100            100     1.000"},
 		{"", exitUsage, "file"},
@@ -70,7 +73,7 @@ func TestReport(t *testing.T) {
 			t.Errorf("icapbench report %s: exit code %d, want %d and %q:\n%s%s", tt.args, code, tt.code, tt.says, stdout, stderr)
 		}
 	}
-	if _, err := os.Stat(all); err != nil {
-		t.Error(err)
+	if html, err := os.ReadFile(page); err != nil || !bytes.Contains(html, []byte("one and a-later-one")) {
+		t.Errorf("%v: %.200s", err, html)
 	}
 }
