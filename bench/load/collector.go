@@ -58,22 +58,31 @@ func (c *collector) run() {
 		if c.before.at.IsZero() {
 			c.begin()
 		} else {
-			c.append()
+			c.add(c.timeline.Append)
+			c.report()
 		}
 		at = at.Add(time.Second)
 		wait.Reset(time.Until(at))
 	}
 }
 
-// stop ends the collector, with a point for what is left.
+// stop ends the collector. What came after the last full second is a point of its own if it is more than a trifle.
 func (c *collector) stop() {
 	close(c.done)
 	c.running.Wait()
-	if !c.before.at.IsZero() {
-		c.append()
-		c.used = currentUsage().since(c.before)
+	if c.before.at.IsZero() { // it has not come to the end of the warm-up
+		return
 	}
+	add := c.timeline.Append
+	if time.Since(c.seen.at) < trifle {
+		add = c.timeline.Extend
+	}
+	c.add(add)
+	c.used = currentUsage().since(c.before)
 }
+
+// trifle is less than a point of its own.
+const trifle = 100 * time.Millisecond
 
 // take returns the current second of all shards.
 func (c *collector) take() result.Point {
@@ -89,18 +98,25 @@ func (c *collector) take() result.Point {
 	return p
 }
 
-func (c *collector) append() {
+// add adds the current second to the timeline.
+func (c *collector) add(to func(result.Point)) {
 	p := c.take()
 	now := currentUsage()
 	p.CPU = now.since(c.seen).cpu.Seconds()
 	c.seen = now
-	c.timeline.Append(p)
-	if show := c.load.cfg.Progress; show != nil {
-		r := c.load.figures()
-		r.Seconds = now.at.Sub(c.load.start).Seconds()
-		r.Timeline = c.timeline
-		show(r)
+	to(p)
+}
+
+// report says how the run goes.
+func (c *collector) report() {
+	show := c.load.cfg.Progress
+	if show == nil {
+		return
 	}
+	r := c.load.figures()
+	r.Seconds = c.seen.at.Sub(c.load.start).Seconds()
+	r.Timeline = c.timeline
+	show(r)
 }
 
 // usage is what this process has used of the machine.

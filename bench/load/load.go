@@ -98,8 +98,8 @@ func Run(ctx context.Context, cfg Config) (*result.Result, error) {
 	}
 	working.Wait()
 	pacing.Wait()
-	l.faulty.stop()
 	collector.stop()
+	l.faulty.stop()
 	return l.finish(ctx, collector), nil
 }
 

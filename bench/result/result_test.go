@@ -119,6 +119,20 @@ func TestTimelineHalves(t *testing.T) {
 	}
 }
 
+func TestTimelineExtends(t *testing.T) {
+	var tl Timeline
+	rest := NewPoint()
+	rest.Requests, rest.InFlight = 3, 0
+	tl.Extend(rest)
+	second := NewPoint()
+	second.Requests, second.InFlight = 10, 7
+	tl.Append(second)
+	tl.Extend(rest)
+	if len(tl.Points) != 2 || tl.Points[0].Requests != 3 || tl.Points[1].Requests != 13 || tl.Points[1].InFlight != 0 {
+		t.Errorf("%+v", tl)
+	}
+}
+
 func TestPrint(t *testing.T) {
 	var out bytes.Buffer
 	sample().Print(&out)

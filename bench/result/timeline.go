@@ -50,6 +50,17 @@ func (t *Timeline) Append(second Point) {
 	t.seconds++
 }
 
+// Extend adds what came shortly after the last second to it, so that the timeline does not end with a point of almost nothing.
+func (t *Timeline) Extend(rest Point) {
+	n := len(t.Points)
+	if n == 0 {
+		t.Append(rest)
+		return
+	}
+	t.Points[n-1].Add(&rest)
+	t.Points[n-1].InFlight = rest.InFlight
+}
+
 // halve makes one point of two.
 func (t *Timeline) halve() {
 	t.Interval *= 2

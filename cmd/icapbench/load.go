@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
 	"icapgate/bench/load"
+	"icapgate/bench/report"
 	"icapgate/bench/result"
 	"icapgate/bench/scenario"
 )
@@ -26,6 +28,7 @@ type loadCmd struct {
 	FailIf  []string `name:"fail-if" sep:"none" placeholder:"CONDITION" help:"Exit with 7 if the result is like that: 'p99>50ms', 'errors>0.1%'. Errors are tolerated otherwise. Repeatable." group:"Result"`
 	Label   string   `placeholder:"NAME" help:"Name of the run or the machine in reports." group:"Result"`
 	JSON    string   `name:"json" placeholder:"FILE" help:"Write the result to FILE as JSON, for icapbench report." group:"Result"`
+	HTML    string   `name:"html" placeholder:"FILE" help:"Write a page with charts to FILE." group:"Result"`
 	Metrics string   `name:"metrics-address" placeholder:"HOST:PORT" help:"Serve the figures so far for Prometheus, at /metrics." group:"Result"`
 
 	requestFlags
@@ -39,7 +42,7 @@ the last one. What comes back is checked: the status, the framing to the last by
 Examples:
 
     icapbench load icaps://127.0.0.1:11344/reqmod --insecure
-    icapbench load icaps://gate.example:11344/reqmod --ca ca.pem -c 64 --rate 2000 -d 1m --warm-up 5s
+    icapbench load icaps://gate.example:11344/reqmod --ca ca.pem -c 64 --rate 2000 -d 1m --warm-up 5s --html report.html
     icapbench load icaps://gate.example:11344/reqmod --ca ca.pem --profile zscaler --rate 500 -d 5m --fail-if 'p99>50ms'
     icapbench load icaps://gate.example:11344/ --ca ca.pem --scenario day.yaml --stages 5m:1000,10m:1000,1m:0 --json day.json
     icapbench load icap://127.0.0.1:1344/respmod -m respmod -s 10MB -c 4 -n 100
@@ -73,8 +76,10 @@ func (c *loadCmd) Run() error {
 	if err := c.plan(&cfg, s); err != nil {
 		return usageError(err)
 	}
-	if err := writable(c.JSON); err != nil { // before the load, so that it is not made in vain
-		return usageError(err)
+	for _, path := range []string{c.JSON, c.HTML} { // before the load, so that it is not made in vain
+		if err := writable(path); err != nil {
+			return usageError(err)
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process
@@ -98,6 +103,9 @@ func (c *loadCmd) Run() error {
 	r.Version = version()
 	r.Print(os.Stdout)
 	if err := writeFile(c.JSON, r.Write); err != nil {
+		return err
+	}
+	if err := writeFile(c.HTML, func(w io.Writer) error { return report.HTML(w, r, report.Verdicts{FailIf: conditions}) }); err != nil {
 		return err
 	}
 	return verdict(r, conditions)
