@@ -38,13 +38,18 @@ func (c *conn) answer() error {
 func (c *conn) refused(status int) {
 	cfg := &c.srv.cfg
 	c.how.Status, c.how.Latency, c.how.LatencyPerMiB = status, 0, 0
-	c.how.Continue, c.how.Fields = false, ""
-	if s := cfg.RetryAfter; s > 0 && status == 503 {
-		c.how.Fields = string(cfg.appendField(nil, "Retry-After", strconv.Itoa(int(s/time.Second))))
-	}
+	c.how.Continue, c.how.Fields = false, cfg.retryAfter(status)
 	if cfg.OpenErrors && status >= 400 && status < 500 && status != 418 {
 		c.how.Status, c.unfinished = 400, true
 	}
+}
+
+// retryAfter returns the Retry-After line of an error, if it has one.
+func (cfg *Config) retryAfter(status int) string {
+	if cfg.RetryAfter == 0 || status != 503 {
+		return ""
+	}
+	return string(cfg.appendField(nil, "Retry-After", strconv.Itoa(int(cfg.RetryAfter/time.Second))))
 }
 
 func (c *conn) answerOptions() error {
@@ -77,6 +82,7 @@ func (c *conn) answerModify() error {
 		how.Mode, how.Status = Echo, 0
 	case WrongStatus:
 		how.Status = how.Fault.Status
+		how.Fields += cfg.retryAfter(how.Status)
 	}
 	inPreview := c.req.Preview >= 0
 	if cfg.Alternate && inPreview && how.Status == 0 && c.srv.previews.Add(1)%2 == 0 {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 
 	"icapgate/bench/dlpstub"
 	"icapgate/bench/result"
+	"icapgate/bench/serve"
 )
 
 var binary string // of this command
@@ -214,6 +216,12 @@ func TestExitCodes(t *testing.T) {
 		{"load ftp://a/", exitUsage, "icap://host:port/path"},
 
 		{"serve", exitUsage, "--listen"},
+		{"serve --listen 127.0.0.1:0 --config x.yaml", exitUsage, "one of them"},
+		{"serve --config " + missing, exitUsage, missing},
+		{"serve --listen 127.0.0.1:0 --mode fast", exitUsage, "--mode: "},
+		{"serve --listen 127.0.0.1:0 --fault explode", exitUsage, "explode"},
+		{"serve --listen 127.0.0.1:0 --profile squid", exitUsage, "symantec"},
+		{"serve --listen 127.0.0.1:0 --control " + taken, exitFailure, taken},
 		{"serve --listen " + taken, exitFailure, taken},
 		{"serve --listen 127.0.0.1:0 --status 99", exitUsage, "status"},
 		{"serve --listen 127.0.0.1:0 --preview 65537", exitUsage, "preview"},
@@ -292,6 +300,82 @@ func TestServe(t *testing.T) {
 	for _, address := range words[2:] {
 		if !strings.Contains(string(summary), address+": 1 OPTIONS, 0 REQMOD") {
 			t.Errorf("no summary of %s in\n%s", address, summary)
+		}
+	}
+}
+
+// TestServeCounts runs a configured server as a process: it fails on command over HTTP, and its counters show every incident.
+func TestServeCounts(t *testing.T) {
+	config := mustWriteFile(t, "servers.yaml", []byte("control: 127.0.0.1:0\nservers:\n  - {listen: \"127.0.0.1:0\", name: one, match: SECRET, slots: 2}\n"))
+	counters := filepath.Join(t.TempDir(), "counters.json")
+	cmd := exec.Command(binary, "serve", "--config", config, "--preview", "1024", "--json", counters)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	lines := bufio.NewReader(stdout)
+	ready, err := lines.ReadString('\n')
+	words := strings.Fields(ready)
+	if err != nil || len(words) != 4 || !strings.HasPrefix(words[3], "control=") {
+		t.Fatalf("%q, %v, %s", ready, err, stderr.String())
+	}
+	uri, control := "icap://"+words[2]+"/reqmod", "http://"+strings.TrimPrefix(words[3], "control=")
+	file := mustWriteFile(t, "file.txt", []byte("a SECRET"))
+	send := func(id string, want int, says string) {
+		t.Helper()
+		if out, errs, code := runBinary(t, "send", file, uri, "-H", "X-Incident-ID:"+id); code != want || !strings.Contains(out, says) {
+			t.Errorf("%s: %d %s%s", id, code, out, errs)
+		}
+	}
+	send("run-0", exitOK, "HTTP 403")
+	r, err := http.Post(control+"/fault?fault=status:100%25:503&count=1", "", nil)
+	if err != nil || r.StatusCode != http.StatusOK {
+		t.Fatal(r, err)
+	}
+	r.Body.Close()
+	send("run-1", exitStatus, "503")
+	send("run-1", exitOK, "HTTP 403")
+	r, err = http.Get(control + "/stats")
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := serve.ReadStats(r.Body)
+	r.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	summary, err := io.ReadAll(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v, %s", err, stderr.String())
+	}
+	if !strings.Contains(string(summary), "run run: 2 incidents in 2 requests, highest 1, 0 missing below it, 0 more than once; 0 requests cut short, 1 refused") {
+		t.Errorf("%s", summary)
+	}
+	f, err := os.Open(counters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	last, err := serve.ReadStats(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*serve.Stats{live, last} {
+		if len(s.Runs) != 1 || len(s.Runs[0].Missing(2))+len(s.Runs[0].Repeated()) != 0 || s.Servers[0].Blocked != 2 || s.Servers[0].Faults["status"] != 1 {
+			t.Errorf("%+v", s)
 		}
 	}
 }
