@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -33,6 +34,7 @@ func serveMetrics(address string) (*live, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve metrics: %w", err)
 	}
+	fmt.Fprintf(os.Stderr, "metrics at http://%v/metrics\n", ln.Addr())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
@@ -41,7 +43,7 @@ func serveMetrics(address string) (*live, error) {
 	l.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		if err := l.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			fmt.Printf("icapbench: metrics: %v\n", err)
+			fmt.Fprintf(os.Stderr, "icapbench: metrics: %v\n", err)
 		}
 	}()
 	return l, nil
