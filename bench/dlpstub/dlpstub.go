@@ -25,6 +25,7 @@ import (
 	"regexp"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"icapgate/icap"
@@ -357,6 +358,10 @@ func (s *Server) Serve(ln net.Listener) error {
 	for {
 		nc, err := ln.Accept()
 		if err != nil {
+			if isShortage(err) {
+				time.Sleep(shortagePause)
+				continue
+			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			delete(s.listeners, ln)
@@ -367,6 +372,19 @@ func (s *Server) Serve(ln net.Listener) error {
 		}
 		s.ServeConn(nc)
 	}
+}
+
+// shortagePause is how long no connection is accepted after one could not be for want of a descriptor or memory.
+const shortagePause = 10 * time.Millisecond
+
+// isShortage says whether an error of Accept may be another one's end or another time's luck.
+func isShortage(err error) bool {
+	for _, passing := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Server) addListener(ln net.Listener) bool {

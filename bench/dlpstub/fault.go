@@ -164,6 +164,7 @@ func (c *conn) resetBody() error {
 			return err
 		}
 	}
+	c.finish(errCut) // counted before the client can know
 	c.reset()
 	return errCut
 }

@@ -37,6 +37,48 @@ func listen(t *testing.T, s *Server) string {
 	return ln.Addr().String()
 }
 
+// failingListener fails before it accepts.
+type failingListener struct {
+	net.Listener
+	errs []error
+}
+
+func (l *failingListener) Accept() (net.Conn, error) {
+	if len(l.errs) > 0 {
+		err := l.errs[0]
+		l.errs = l.errs[1:]
+		return nil, &net.OpError{Op: "accept", Err: err}
+	}
+	return l.Listener.Accept()
+}
+
+// A server that has run out of descriptors goes on when there are some.
+func TestShortageOfDescriptors(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(&failingListener{ln, []error{syscall.EMFILE, syscall.ECONNABORTED}}) }()
+	nc, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	mustWrite(t, nc, bodyless)
+	mustExpect(t, nc, head(204, ""))
+	s.Close()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	s = New(Config{})
+	defer s.Close()
+	if err := s.Serve(&failingListener{ln, []error{syscall.EINVAL}}); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("Serve went on after %v", err)
+	}
+}
+
 // TestMatchInLongBodies looks for a needle at every kind of place of a body that is longer than what is held.
 func TestMatchInLongBodies(t *testing.T) {
 	const needle = "SECRET-4711"

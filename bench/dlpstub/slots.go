@@ -7,10 +7,11 @@ import (
 	"time"
 )
 
-// slotLateness is how much of a slot's time the server takes on itself: a timer that fires late, a write that takes a moment. The
-// service of the next request begins when that of the one before was to end, so that N slots serve N requests per latency on a busy
-// machine too. What goes beyond is the client's, which is slow to send its body or to take its answer: the slot was busy.
-const slotLateness = 50 * time.Millisecond
+// slotLateness is how much of a slot's time the server takes on itself: a timer that fires late, a write that takes a moment, a machine that
+// is busy with something else. The service of the next request in line begins when that of the one before was to end, so that N slots
+// serve N requests per latency whatever the machine. What goes beyond is the client's, which is slow to send its body or to take its answer:
+// the slot was busy.
+const slotLateness = 250 * time.Millisecond
 
 // slots are what requests are served in, and the line of those that wait for one: first come, first served.
 type slots struct {

@@ -77,8 +77,9 @@ func TestSlots(t *testing.T) {
 func TestSlotIsHandedOver(t *testing.T) {
 	for _, tt := range []struct{ slow, second time.Duration }{
 		{0, 200 * time.Millisecond},
-		{slotLateness, 200 * time.Millisecond},
-		{80 * time.Millisecond, 280 * time.Millisecond},
+		{50 * time.Millisecond, 200 * time.Millisecond},
+		{slotLateness, 100*time.Millisecond + slotLateness}, // it is served at once
+		{slotLateness + 30*time.Millisecond, slotLateness + 230*time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := New(Config{Slots: 1, Queue: QueueAll, Latency: 100 * time.Millisecond})
