@@ -107,7 +107,7 @@ func Run(ctx context.Context, cfg Config) (*result.Result, error) {
 func (cfg *Config) describe() result.Setup {
 	s := result.Setup{
 		Target: cfg.Target.URI, Scenario: cfg.Name, TLS: cfg.TLS != nil, Connections: cfg.Connections, PerConn: cfg.PerConn,
-		Open: cfg.open(), Stages: cfg.Stages, Seed: cfg.Seed, Machines: 1,
+		Open: cfg.open(), Stages: cfg.Stages, Length: cfg.Length().Seconds(), Seed: cfg.Seed, Machines: 1,
 	}
 	if cfg.open() {
 		s.Arrivals = scenario.Constant

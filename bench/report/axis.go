@@ -51,9 +51,6 @@ func (a *Axis) flat(v float64) float64 {
 	return v
 }
 
-// maxDecades bounds a fitted logarithmic axis, which ends at the highest value; what is below its begin is drawn there.
-const maxDecades = 1e4
-
 // fit chooses the ends of the axis so that it has room for values from low to high.
 func (a *Axis) fit(low, high float64) {
 	if a.To > a.From {
@@ -64,8 +61,8 @@ func (a *Axis) fit(low, high float64) {
 		if !(low > 0) || !(high >= low) { // there is no value
 			low, high = 1e-3, 1
 		}
-		a.From, a.To = floor125(max(low, high/maxDecades)), ceil125(high)
-		if a.To < 9*a.From { // at least a decade
+		a.From, a.To = floor125(low), ceil125(high)
+		if a.To < 3.9*a.From { // otherwise there is no room for ticks
 			a.From, a.To = floor125(a.From/2), ceil125(a.To*2)
 		}
 	case Nines:

@@ -43,7 +43,7 @@ func TestTicks(t *testing.T) {
 	f(Axis{Scale: Log, Unit: Time}, 0.0013, 0.018, "1 ms, 2 ms, 5 ms, 10 ms, 20 ms")
 	f(Axis{Scale: Log, Unit: Time}, 0.001, 0.001, "500 µs, 1 ms, 2 ms")
 	f(Axis{Scale: Log, Unit: Time}, 0.0001, 0.9, "100 µs, 1 ms, 10 ms, 100 ms, 1 s")
-	f(Axis{Scale: Log, Unit: Time}, 1e-6, 600, "100 ms, 1 s, 10 s, 100 s, 1000 s")
+	f(Axis{Scale: Log, Unit: Time}, 1e-6, 600, "1 µs, 100 µs, 10 ms, 1 s, 100 s")
 	f(Axis{Scale: Log, Unit: Time}, 0, 0, "1 ms, 10 ms, 100 ms, 1 s")
 	f(Axis{Scale: Nines, Unit: Share, To: 0.99}, 0, 0, "0 %, 50 %, 90 %, 99 %")
 	f(Axis{Scale: Nines, Unit: Share, To: 0.99999}, 0, 0, "0 %, 90 %, 99 %, 99.9 %, 99.99 %, 99.999 %")
@@ -88,14 +88,19 @@ func TestSpans(t *testing.T) {
 		p.Requests, p.InFlight = 1, int64(i)
 		r.Timeline.Append(p)
 	}
-	r.Seconds = 3599.8
+	r.Seconds = 3596.8
 	list := spans(r)
 	last := list[len(list)-1]
-	if len(list) != 360 || list[0].Requests != 10 || list[0].InFlight != 9 || list[1].from != 10 || last.to != 3599.8 {
+	if len(list) != 360 || list[0].Requests != 10 || list[0].InFlight != 9 || list[1].from != 10 || last.to != 3596.8 {
 		t.Errorf("%d spans, the first %+v, the last ends at %v", len(list), list[0], last.to)
 	}
 	if got := list[3].per(list[3].Requests); got != 1 {
 		t.Errorf("%v per second", got)
+	}
+	r.Seconds = 3590.1
+	list = spans(r)
+	if last := list[len(list)-1]; len(list) != 359 || last.from != 3580 || last.to != 3590.1 || last.Requests != 20 || last.InFlight != 3599 {
+		t.Errorf("%d spans, the last is %+v", len(list), last)
 	}
 }
 
@@ -114,6 +119,9 @@ func TestPlanned(t *testing.T) {
 	f(ramp, 7, 6, 70) // ended early
 	f(ramp, 7, 8, math.NaN())
 	f([]result.Stage{{Rate: 10}}, 30, 29, 10)
+	if line := planned(&result.Setup{Stages: []result.Stage{{Rate: 10}}, Length: 8}, 10.3); line[1].X != 8 {
+		t.Errorf("%v goes on when no request was planned any more", line)
+	}
 	f([]result.Stage{{Seconds: 10, Rate: 100}}, 10, 5, 50)
 	f(nil, 10, 5, math.NaN())
 }

@@ -122,9 +122,9 @@ func capacityFigures(c *result.Capacity) []figure {
 		}
 		return r.Latency.Quantile(percent).Seconds()
 	})
+	latency.Lines = append(latency.Lines, limits...)
 	latency.scaleFor()
 	latency.Y.Title = name + strings.TrimPrefix(latency.Y.Title, "latency")
-	latency.Lines = append(latency.Lines, limits...)
 
 	answered := trials(c, "Answered by rate", "On the dashed line, all that was asked for was answered.", (*result.Result).Rate)
 	answered.Y = Axis{Title: "answered requests/s", Unit: Number}
@@ -140,15 +140,15 @@ func capacityFigures(c *result.Capacity) []figure {
 		return float64(r.Failed) / float64(max(r.Requests+r.Failed, 1))
 	})
 	failed.Y = Axis{Title: "failed requests", Unit: Share}
-	if top > 0 && !slices.ContainsFunc(c.Trials, func(t result.Trial) bool { return t.Result != nil && t.Result.Failed > 0 }) {
-		failed = figure{Chart: Chart{Title: failed.Title}, None: "No request failed."}
+	if !slices.ContainsFunc(c.Trials, func(t result.Trial) bool { return t.Result != nil && t.Result.Failed > 0 }) {
+		return []figure{latency, answered}
 	}
 	return []figure{latency, answered, failed}
 }
 
 // trials draws a point for each trial, and the band in which the knee is.
 func trials(c *result.Capacity, title, about string, of func(*result.Result) float64) figure {
-	f := figure{Chart: Chart{Title: title, About: about, X: Axis{Title: "requests/s asked for", Unit: Number}}}
+	f := figure{Chart{Title: title, About: about, X: Axis{Title: "requests/s asked for", Unit: Number}}}
 	for _, mark := range trialMarks {
 		s := Series{Name: mark.name, Class: mark.class, Cross: mark.cross, Kind: Marks}
 		for i, t := range c.Trials {

@@ -35,7 +35,7 @@ func (s span) quantile(q float64) float64 {
 	return s.Latency.Quantile(q).Seconds()
 }
 
-// spans returns the timeline in at most maxPoints parts. The last one ends with the run, so that its rates are not those of an idle time.
+// spans returns the timeline in at most maxPoints parts, whose rates are not those of an idle time at the end.
 func spans(r *result.Result) []span {
 	t := &r.Timeline
 	group := groupSize(len(t.Points), t.Interval)
@@ -47,13 +47,28 @@ func spans(r *result.Result) []span {
 			p.Add(&t.Points[j])
 			p.InFlight = t.Points[j].InFlight
 		}
-		s := span{&p, float64(i * t.Interval), float64(end * t.Interval)}
-		if s.to > r.Seconds && r.Seconds-s.from >= 0.5 {
-			s.to = r.Seconds
-		}
-		out = append(out, s)
+		out = append(out, span{&p, float64(i * t.Interval), float64(end * t.Interval)})
 	}
-	return out
+	return endWith(out, r.Seconds)
+}
+
+// endWith ends the last part with the run. One of less than half its time becomes a piece of the part before it.
+func endWith(list []span, seconds float64) []span {
+	last := len(list) - 1
+	if last < 0 || list[last].to <= seconds {
+		return list
+	}
+	s := &list[last]
+	switch {
+	case seconds-s.from >= (s.to-s.from)/2:
+		s.to = seconds
+	case last > 0:
+		before := &list[last-1]
+		before.Add(s.Point)
+		before.InFlight, before.to = s.InFlight, max(seconds, s.from)
+		return list[:last]
+	}
+	return list
 }
 
 // groupSize returns how many points of a timeline become one, so that it stands for a time that people like.
@@ -70,10 +85,7 @@ func groupSize(points, interval int) int {
 }
 
 // figure is a chart with its legend, for the page.
-type figure struct {
-	Chart
-	None string // what there is to say in place of drawing
-}
+type figure struct{ Chart }
 
 // Legend lists the series. The only one of a chart has no name, and is listed for the value under the pointer.
 func (f *figure) Legend() []Series {
@@ -100,7 +112,7 @@ func (f *figure) Draw() template.HTML { return f.SVG() }
 
 // empty says whether there is nothing to show.
 func (f *figure) empty() bool {
-	return f.None == "" && !slices.ContainsFunc(f.Series, func(s Series) bool {
+	return !slices.ContainsFunc(f.Series, func(s Series) bool {
 		return slices.ContainsFunc(s.Points, func(p Point) bool { return finite(p.Y) })
 	})
 }
@@ -137,7 +149,7 @@ func (s Series) List() string {
 
 // overTime returns a chart whose X axis is the time of a run.
 func overTime(title, about string, y Axis, seconds float64, spans []span) figure {
-	f := figure{Chart: Chart{Title: title, About: about, X: Axis{Title: "time since the start", Unit: Clock, To: max(seconds, 1)}, Y: y}}
+	f := figure{Chart{Title: title, About: about, X: Axis{Title: "time since the start", Unit: Clock, To: max(seconds, 1)}, Y: y}}
 	if len(spans) > 0 {
 		f.X.To = max(f.X.To, spans[len(spans)-1].to)
 		f.From, f.Step = spans[0].middle(), spans[0].to-spans[0].from
@@ -168,19 +180,33 @@ func (f *figure) stack(name, class string, spans []span, of func(span) float64) 
 	f.Series = append(f.Series, s)
 }
 
-// scaleFor chooses logarithmic times if the values differ much.
+// scaleFor chooses logarithmic times if the values differ much. Such an axis begins where the series do that are not faint: how late sends
+// were goes down to next to nothing.
 func (f *figure) scaleFor() {
-	var e extent
+	var e, faint extent
 	for _, s := range f.Series {
+		to := &e
+		if s.Class == "faint" {
+			to = &faint
+		}
 		for _, p := range s.Points {
 			if finite(p.Y) {
-				e.add(p.Y)
+				to.add(p.Y)
 			}
 		}
 	}
+	for _, l := range f.Lines {
+		if !l.Vertical {
+			e.add(l.At)
+		}
+	}
+	if e.low == 0 {
+		e.low = faint.low
+	}
 	f.Y = Axis{Title: "latency", Unit: Time}
-	if e.low > 0 && e.high/e.low > 20 {
+	if e.high = max(e.high, faint.high); e.low > 0 && e.high/e.low > 20 {
 		f.Y = Axis{Title: "latency (logarithmic)", Unit: Time, Scale: Log}
+		f.Y.fit(e.low, e.high)
 	}
 }
 
@@ -233,7 +259,7 @@ func planned(s *result.Setup, seconds float64) []Point {
 		line = append(line, Point{X: at, Y: rate})
 	}
 	if at == 0 && len(line) > 0 { // one rate to the end
-		line = append(line, Point{X: seconds, Y: rate})
+		line = append(line, Point{X: min(cmp.Or(s.Length, seconds), seconds), Y: rate})
 	}
 	return line
 }
@@ -251,10 +277,6 @@ func rateAt(line []Point, at float64) float64 {
 
 func errorsOverTime(r *result.Result, list []span) figure {
 	f := overTime("Errors over time", "Requests that failed, by the kind of the error.", Axis{Title: "failed requests/s", Unit: Number}, r.Seconds, list)
-	if r.Failed == 0 {
-		f.None = "No request failed."
-		return f
-	}
 	classes := []string{"bad", "s2", "s3", "s4", "s5", "s6", "s7", "s8"}
 	for i, kind := range byCount(r.Errors, func(e *result.Errors) int64 { return e.Count }) {
 		f.stack(string(kind), classes[i%len(classes)], list, func(s span) float64 { return s.per(s.Errors[kind]) })
@@ -298,7 +320,7 @@ func ownCPU(r *result.Result, list []span) figure {
 
 // percentileCurve draws histograms over the share of the requests that took no longer. Empty ones are left out.
 func percentileCurve(names, classes []string, times []result.Histogram) figure {
-	f := figure{Chart: Chart{
+	f := figure{Chart{
 		Title: "Percentiles", About: "How long so many per cent of the requests took at most.",
 		X: Axis{Title: "percentile", Scale: Nines, Unit: Share}, Y: Axis{Title: "latency", Unit: Time},
 	}}
@@ -342,7 +364,7 @@ func percentilePoints(h result.Histogram, end float64) []Point {
 
 // histogram draws how often each latency was, in columns of the same width on a logarithmic axis.
 func histogram(h result.Histogram) figure {
-	f := figure{Chart: Chart{
+	f := figure{Chart{
 		Title: "Distribution of latency", About: "Requests by their latency; columns are equally wide on the logarithmic axis.",
 		X: Axis{Title: "latency (logarithmic)", Scale: Log, Unit: Time}, Y: Axis{Title: "requests", Unit: Number},
 	}}

@@ -23,6 +23,7 @@ func Compare(w io.Writer, a, b *result.Result) error {
 			p.Cautions = append(p.Cautions, side.name+": "+c)
 		}
 	}
+	p.Cautions = append(p.Cautions, result.Incomparable(a, b)...)
 	setup, figures := differences(result.Compare(a, b))
 	p.Tables = nonEmpty(setup)
 	p.Figures = compareFigures(a, b)
@@ -69,12 +70,13 @@ func compareFigures(a, b *result.Result) []figure {
 	rate.About, rate.Y = "Answered requests per second.", Axis{Title: "requests/s", Unit: Number}
 	failed := overlay("Errors over time", x, y, func(s span) float64 { return s.per(s.Failed) })
 	failed.About, failed.Y = "Failed requests per second.", Axis{Title: "failed requests/s", Unit: Number}
-	if a.Failed+b.Failed == 0 {
-		failed = figure{Chart: Chart{Title: failed.Title}, None: "No request failed in either."}
-	}
 	flight := overlay("Requests in flight", x, y, func(s span) float64 { return float64(s.InFlight) })
 	flight.Y = Axis{Title: "requests", Unit: Number}
-	return notEmpty([]figure{curves, p99, p50, rate, failed, flight})
+	list := []figure{curves, p99, p50, rate, flight}
+	if a.Failed+b.Failed > 0 {
+		list = append(list, failed)
+	}
+	return notEmpty(list)
 }
 
 // overlay draws a figure of two runs over the time since their starts.

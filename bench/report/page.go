@@ -111,7 +111,10 @@ func HTML(w io.Writer, r *result.Result, v Verdicts) error {
 	} else if n > 0 && len(list) > 0 {
 		p.Rows = serverRows(r, list)
 	}
-	p.Figures = append(p.Figures, errorsOverTime(r, list), histogram(r.Latency), inFlight(r, list))
+	if r.Failed > 0 {
+		p.Figures = append(p.Figures, errorsOverTime(r, list))
+	}
+	p.Figures = append(p.Figures, histogram(r.Latency), inFlight(r, list))
 	if r.Late.Waited+r.Late.Generator > 0 {
 		p.Figures = append(p.Figures, lateOverTime(r, list))
 	}
@@ -253,8 +256,12 @@ func setupTable(r *result.Result) table {
 	}
 	g := &r.Generator
 	if ended := r.Requests + r.Failed; ended > 0 && r.Seconds > 0 {
-		add("Own CPU", fmt.Sprintf("%s s, %s µs per request, %s %% of %d CPUs", shortest(g.CPUSeconds, 3), shortest(g.CPUSeconds*1e6/float64(ended), 3),
-			shortest(100*g.CPUSeconds/r.Seconds/float64(max(g.CPUs, 1)), 3), g.CPUs))
+		waited := ""
+		if g.QueuedSeconds > 0 {
+			waited = fmt.Sprintf("; waited %s s for a CPU", shortest(g.QueuedSeconds, 3))
+		}
+		add("Own CPU", fmt.Sprintf("%s s, %s µs per request, %s %% of %d CPUs%s", shortest(g.CPUSeconds, 3), shortest(g.CPUSeconds*1e6/float64(ended), 3),
+			shortest(100*g.CPUSeconds/r.Seconds/float64(max(g.CPUs, 1)), 3), g.CPUs, waited))
 	}
 	add("Seed", fmt.Sprint(s.Seed))
 	return t

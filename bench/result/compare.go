@@ -109,17 +109,24 @@ func (c *comparison) requests() {
 }
 
 func (c *comparison) times() {
+	less := -1 // is better
 	f := func(group string, of func(*Result) Histogram) {
 		c.group = group
-		c.add("mean", -1, times, func(r *Result) float64 { return float64(of(r).Mean()) })
+		c.add("mean", less, times, func(r *Result) float64 { return float64(of(r).Mean()) })
 		for _, q := range quantiles {
-			c.add(q.name, -1, times, func(r *Result) float64 { return float64(of(r).Quantile(q.percent)) })
+			c.add(q.name, less, times, func(r *Result) float64 { return float64(of(r).Quantile(q.percent)) })
 		}
 	}
+	if c.a.Setup.Open != c.b.Setup.Open {
+		less = 0
+	}
 	f("latency", func(r *Result) Histogram { return r.Latency })
+	if c.a.Setup.Open && c.b.Setup.Open {
+		f("send behind plan", func(r *Result) Histogram { return r.Late.Delay })
+	}
+	less = -1
 	if c.a.Setup.Open || c.b.Setup.Open {
 		f("time from the real send", func(r *Result) Histogram { return r.Service })
-		f("send behind plan", func(r *Result) Histogram { return r.Late.Delay })
 	}
 	f("first byte", func(r *Result) Histogram { return r.Phases.FirstByte })
 	f("100 Continue", func(r *Result) Histogram { return r.Phases.Continue })
@@ -163,6 +170,15 @@ func union[K cmp.Ordered, V any](a, b map[K]V) []K {
 	return slices.Compact(keys)
 }
 
+// Incomparable says which figures of two results do not mean the same.
+func Incomparable(a, b *Result) []string {
+	if a.Setup.Open == b.Setup.Open {
+		return nil
+	}
+	return []string{"one is an open loop and the other a closed one: latency counts from the planned time in the first, and from the send in the second; " +
+		"only times from the real send can be compared"}
+}
+
 // PrintComparison writes two results side by side for people.
 func PrintComparison(w io.Writer, a, b *Result) {
 	fmt.Fprintf(w, "A: %s\nB: %s\n", a.title(), b.title())
@@ -170,6 +186,9 @@ func PrintComparison(w io.Writer, a, b *Result) {
 		for _, c := range r.Cautions() {
 			fmt.Fprintf(w, "CAUTION     %s: %s\n", map[*Result]string{a: "A", b: "B"}[r], c)
 		}
+	}
+	for _, c := range Incomparable(a, b) {
+		fmt.Fprintf(w, "CAUTION     %s\n", c)
 	}
 	group := ""
 	for _, d := range Compare(a, b) {

@@ -1,6 +1,7 @@
 package result
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -178,6 +179,7 @@ func (m *Result) mergeSetup(list []*Result) {
 	for _, r := range list {
 		s.Connections += r.Setup.Connections
 		s.Machines += max(r.Setup.Machines, 1)
+		s.Length = max(s.Length, float64(m.behind(r))+r.Setup.Length)
 		s.TLS = s.TLS || r.Setup.TLS
 		versions = append(versions, r.Version)
 		targets = append(targets, r.Setup.Target)
@@ -257,7 +259,7 @@ func (m *Result) sumStages(list []*Result) []Stage {
 	var bends []float64
 	for _, r := range list {
 		at := float64(m.behind(r))
-		plan := slopes(r.Setup.Stages, at, at+math.Round(r.Seconds))
+		plan := slopes(r.Setup.Stages, at, at+cmp.Or(r.Setup.Length, math.Round(r.Seconds)))
 		plans = append(plans, plan)
 		for _, s := range plan {
 			bends = append(bends, s.begin, s.end)

@@ -84,6 +84,7 @@ type Setup struct {
 	Open        bool    `json:"open_loop"`
 	Arrivals    string  `json:"arrivals,omitempty"` // of an open loop: constant or poisson
 	Stages      []Stage `json:"stages,omitempty"`   // of an open loop
+	Length      float64 `json:"length_seconds"`     // in which requests begin; 0: until there were enough
 	Seed        uint64  `json:"seed"`
 	Machines    int     `json:"machines"` // whose results this is
 }
@@ -269,6 +270,8 @@ func (r *Result) check() error {
 		return errors.New("it is of more than 30 years")
 	case len(r.Timeline.Points) > 0 && r.Timeline.Interval == 0:
 		return errors.New("its timeline has no interval")
+	case r.Setup.Length < 0, r.Setup.Length > maxSeconds:
+		return fmt.Errorf("its length is %g s", r.Setup.Length)
 	case len(r.Setup.Stages) > maxStages:
 		return fmt.Errorf("it has %d stages, at most %d are allowed", len(r.Setup.Stages), maxStages)
 	case len(r.Timeline.Points) > maxPoints:
