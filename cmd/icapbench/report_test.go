@@ -10,6 +10,7 @@ import (
 
 	"icapgate/bench"
 	"icapgate/bench/result"
+	"icapgate/bench/serve"
 )
 
 // mustWriteResult writes a result of 100 requests of 1 to 100 ms.
@@ -31,6 +32,52 @@ func mustWriteResult(t *testing.T, name string, change func(*result.Result)) str
 		t.Fatal(err)
 	}
 	return mustWriteFile(t, name, text.Bytes())
+}
+
+// mustWriteStats writes what servers have counted of the run ab.
+func mustWriteStats(t *testing.T, beyond uint64, ids ...serve.Range) string {
+	t.Helper()
+	var text bytes.Buffer
+	stats := serve.Stats{Kind: serve.Kind, Runs: []serve.RunStats{{Run: "ab", IDs: ids}}, Beyond: beyond}
+	if err := stats.WriteJSON(&text); err != nil {
+		t.Fatal(err)
+	}
+	return mustWriteFile(t, "stats.json", text.Bytes())
+}
+
+func TestReportServers(t *testing.T) {
+	plain := mustWriteResult(t, "plain.json", func(*result.Result) {})
+	run := mustWriteResult(t, "run.json", func(r *result.Result) {
+		r.Incidents = &result.Incidents{Header: "X-Incident-ID", Runs: []string{"ab"}, Sent: []result.Range{{Run: "ab", From: 0, To: 99}},
+			Failed: []result.Range{{Run: "ab", From: 50, To: 50}}}
+	})
+	all := mustWriteStats(t, 0, serve.Range{From: 0, To: 49, Count: 1}, serve.Range{From: 51, To: 99, Count: 1})
+	first := mustWriteStats(t, 0, serve.Range{From: 0, To: 60, Count: 1})
+	second := mustWriteStats(t, 7, serve.Range{From: 60, To: 98, Count: 1})
+
+	tests := []struct {
+		args string
+		code int
+		says string // on stdout or stderr
+	}{
+		{run + " --servers " + all, exitOK, "99 answered, of these 0 lost (at no server); 1 failed, of these 0 at a server; 0 doubled"},
+		{run + " --servers " + all + " --fail-if errors>0", exitCondition, "0 lost"},
+		{run + " --servers " + first + " --servers " + second, exitFailure, "lost        ab-99\ndoubled     ab-60: 2 times"},
+		{run + " --servers " + first + " --servers " + second + " --fail-if errors>0", exitFailure, "1 incidents were answered but are at no server"},
+		{run + " --servers " + second, exitFailure, "could not count 7 incident ids"},
+		{run + " --servers " + all + " --servers " + first, exitFailure, "60 doubled"},
+		{run + " --servers " + all + " --servers " + first, exitFailure, "--allow-doubled"},
+		{run + " --servers " + all + " --servers " + first + " --allow-doubled", exitOK, "60 doubled"},
+		{plain + " --servers " + all, exitUsage, "--incident-header"},
+		{run + " --servers " + run, exitUsage, "not the JSON of icapbench serve"},
+		{run + " --servers missing.json", exitUsage, "missing.json"},
+	}
+	for _, tt := range tests {
+		stdout, stderr, code := runBinary(t, append([]string{"report"}, strings.Fields(tt.args)...)...)
+		if code != tt.code || !strings.Contains(stdout+stderr, tt.says) {
+			t.Errorf("icapbench report %s: exit code %d, want %d and %q:\n%s%s", tt.args, code, tt.code, tt.says, stdout, stderr)
+		}
+	}
 }
 
 func TestReport(t *testing.T) {
