@@ -5,7 +5,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck v1.8.0
 
 # What only icapbench may use.
-BENCH_ONLY := HdrHistogram|vbauerster/mpb|^icapgate/bench$$
+BENCH_ONLY := HdrHistogram|vbauerster/mpb|^icapgate/bench(/(capacity|load|report|result|scenario|serve))?$$
 
 TESTFLAGS ?=
 FUZZTIME ?= 10s

@@ -19,6 +19,8 @@ const (
 	dialPause = 50 * time.Millisecond
 	// dialsAtATime bounds the connects at the start, so that they don't overflow the target's backlog.
 	dialsAtATime = 128
+	// Before a start that was agreed upon connections are made that much earlier, and not when they would be idle for long.
+	connectLead, connectLeadEach = 2 * time.Second, 5 * time.Millisecond
 	// lateLimit is how much after its planned time a request has to begin to be late. It is above what the timers of an idle machine need.
 	lateLimit = time.Millisecond
 	// cutAfter is how long requests may go on after the end of the context, and faulty clients after that of the run.
@@ -73,6 +75,9 @@ func Run(ctx context.Context, cfg Config) (*result.Result, error) {
 			w.disconnect()
 		}
 	}()
+	if lead := connectLead + time.Duration(cfg.Connections)*connectLeadEach; !cfg.StartAt.IsZero() {
+		pause(ctx, time.Until(cfg.StartAt.Add(-lead)))
+	}
 	if !l.connectAll(ctx, workers) {
 		return l.finish(ctx, nil), nil
 	}

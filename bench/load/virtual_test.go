@@ -139,7 +139,13 @@ func TestWarmUp(t *testing.T) {
 func TestStartAt(t *testing.T) {
 	virtually(t, dlpstub.Config{}, func(t *testing.T, _ *dlpstub.Server, dial func(context.Context) (net.Conn, error)) {
 		at := time.Now().Add(time.Hour)
-		r := mustRun(t, Config{Mix: mustMix(t, small, 100), Dial: dial, StartAt: at, Requests: 10})
+		early := func(ctx context.Context) (net.Conn, error) {
+			if lead := time.Until(at); lead < time.Second || lead > 5*time.Second {
+				t.Errorf("a connection is made %v before the start", lead)
+			}
+			return dial(ctx)
+		}
+		r := mustRun(t, Config{Mix: mustMix(t, small, 100), Dial: early, StartAt: at, Requests: 10})
 		if !r.Started.Equal(at) || r.Requests != 10 {
 			t.Errorf("%d requests from %v on, want %v", r.Requests, r.Started, at)
 		}
