@@ -402,7 +402,7 @@ func serversOverTime(r *result.Result, list []span) figure {
 	return f
 }
 
-// serverRows draws many servers over time: a row for each, and the darker the more requests it had.
+// serverRows draws many servers over time: a row for each, the stronger its colour the more requests it had.
 func serverRows(r *result.Result, list []span) template.HTML {
 	const row, columns, rowsLeft = 14, 80, 140
 	names := byCount(r.Servers, func(n int64) int64 { return n })
@@ -423,7 +423,7 @@ func serverRows(r *result.Result, list []span) template.HTML {
 			most = max(most, rate)
 		}
 	}
-	c := &Chart{Title: "Servers over time", About: "A row for each server; the darker, the more requests it answered.", Height: plotTop + row*len(names) + underPlot}
+	c := &Chart{Title: "Servers over time", About: "A row for each server; the stronger its colour, the more requests it answered.", Height: plotTop + row*len(names) + underPlot}
 	c.X = Axis{Title: "time since the start", Unit: Clock, To: max(r.Seconds, 1)}
 	d := &drawing{chart: c, left: rowsLeft, bottom: float64(c.Height - underPlot)}
 	fmt.Fprintf(d, `<svg class="chart" viewBox="0 0 %d %d" role="img" aria-label="%s">`, chartWidth, c.Height, esc(c.Title+". "+c.About))

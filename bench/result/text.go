@@ -98,7 +98,7 @@ func stages(list []Stage) string {
 	if len(parts) == 0 {
 		return fmt.Sprintf("%.6g/s", max(rate, 0))
 	}
-	return strings.Join(parts, ", ")
+	return strings.Join(abridge(parts, maxShown), ", ")
 }
 
 // printAnswered writes what is known of requests that were answered as they should be.
