@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -107,6 +108,9 @@ func (c *Cluster) ControlAddress() string {
 // Close ends all servers and returns when they have ended. Stats can be asked for afterwards.
 func (c *Cluster) Close() {
 	if c.control != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second) // for commands that are under way
+		c.control.Shutdown(ctx)
+		cancel()
 		c.control.Close()
 	}
 	for _, m := range c.members {
