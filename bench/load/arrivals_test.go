@@ -3,7 +3,6 @@ package load
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -143,11 +142,22 @@ func TestSeedsRepeat(t *testing.T) {
 	}
 }
 
-func TestRanges(t *testing.T) {
-	numbers := []uint64{3, 1, 2, 9, 5, 6, 5, 0}
-	rand.Shuffle(len(numbers), func(i, j int) { numbers[i], numbers[j] = numbers[j], numbers[i] })
-	if got := fmt.Sprint(ranges("ab", numbers)); got != "[ab-0 to ab-3 ab-5 to ab-6 ab-9]" {
+func TestNumbers(t *testing.T) {
+	var a, b numbers
+	for _, n := range []uint64{3, 1, 2, 63, 64, 5, 6, 5, 0, maxNumber} {
+		a.add(n)
+	}
+	if got := fmt.Sprint(a.ranges("ab")); got != "[ab-0 to ab-3 ab-5 to ab-6 ab-63 to ab-64]" {
 		t.Error(got)
+	}
+	b.add(4)
+	b.add(1000)
+	b.union(a)
+	a.union(b)
+	for _, s := range []numbers{a, b} {
+		if got := fmt.Sprint(s.ranges("ab")); got != "[ab-0 to ab-6 ab-63 to ab-64 ab-1000]" {
+			t.Error(got)
+		}
 	}
 }
 

@@ -32,19 +32,20 @@ func newFaulty(l *load) *faulty {
 	return f
 }
 
-// begin sends request n as the faulty client that it is meant for. s is where it counts.
-func (f *faulty) begin(n uint64, s *shard) {
+// begin sends a request as the faulty client that it is meant for. s is where it counts.
+func (f *faulty) begin(req *scenario.Request, s *shard) {
 	select {
 	case f.slots <- struct{}{}:
 	default:
-		s.recordFault(n, "skipped", fmt.Sprintf("%d were there already", maxFaulty))
+		s.recordFault(req, fmt.Sprintf("skipped: %d were there already", maxFaulty))
 		return
 	}
+	n := req.N
 	f.running.Go(func() {
 		defer func() { <-f.slots }()
 		// The request is made again, as the worker's is its own.
 		c := &faultyClient{req: f.load.cfg.Mix.NewSource(f.load.cfg.Seed).Next(n), ctx: f.ctx}
-		s.recordFault(n, string(c.req.Fault.Kind), c.run(f.load))
+		s.recordFault(c.req, c.run(f.load))
 	})
 }
 

@@ -63,7 +63,7 @@ func Run(ctx context.Context, cfg Config) (*result.Result, error) {
 		return nil, err
 	}
 	cfg.ServerHeader = strings.ToLower(cmp.Or(cfg.ServerHeader, "X-Server"))
-	l := &load{cfg: &cfg, setup: cfg.describe(), shards: newShards(cfg.Mix.Entries()), jobs: make(chan job)}
+	l := &load{cfg: &cfg, setup: cfg.describe(), shards: newShards(cfg.Mix.Entries(), cfg.IncidentHeader != ""), jobs: make(chan job)}
 	l.faulty = newFaulty(l)
 	defer l.faulty.stop()
 	workers := make([]*worker, cfg.Connections)
@@ -295,16 +295,10 @@ func (l *load) incidents() *result.Incidents {
 	if header == "" {
 		return nil
 	}
-	list := &result.Incidents{Header: header, Runs: []string{run}, Sent: []result.Range{}, Failed: []result.Range{}}
-	var failed []uint64
-	numbers := uint64(0)
+	var sent, failed numbers
 	for _, s := range l.shards {
-		failed = append(failed, s.failed...)
-		numbers = max(numbers, s.numbers)
+		sent.union(s.sent)
+		failed.union(s.failed)
 	}
-	if numbers > 0 {
-		list.Sent = append(list.Sent, result.Range{Run: run, From: 0, To: numbers - 1})
-	}
-	list.Failed = append(list.Failed, ranges(run, failed)...)
-	return list
+	return &result.Incidents{Header: header, Runs: []string{run}, Sent: sent.ranges(run), Failed: failed.ranges(run)}
 }

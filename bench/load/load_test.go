@@ -311,7 +311,7 @@ func TestStaleConnections(t *testing.T) {
 func once(tb testing.TB, stub dlpstub.Config, message bench.Message, size int64) (do, end func()) {
 	cfg := Config{Mix: mustMix(tb, message, size), Connections: 1, Timeout: patience, ServerHeader: "x-server"}
 	cfg.Target, _ = serve(tb, stub)
-	l := &load{cfg: &cfg, shards: newShards(cfg.Mix.Entries())}
+	l := &load{cfg: &cfg, shards: newShards(cfg.Mix.Entries(), cfg.IncidentHeader != "")}
 	w := newWorker(l, 0)
 	n := uint64(0)
 	do = func() {

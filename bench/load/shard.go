@@ -3,7 +3,6 @@ package load
 import (
 	"errors"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,13 +10,13 @@ import (
 	"icapgate/bench"
 	"icapgate/bench/result"
 	"icapgate/bench/scenario"
+	"icapgate/icap"
 )
-
-// maxFailedIDs bounds the incident ids of failed requests that a shard keeps.
-const maxFailedIDs = 1 << 20
 
 // shard collects the figures of some workers; there are as many as CPUs, so that workers seldom wait for each other.
 type shard struct {
+	incidents bool // requests have ids
+
 	begun    atomic.Int64 // requests, those of the warm-up included
 	measured atomic.Int64 // of these, after the warm-up
 
@@ -26,8 +25,8 @@ type shard struct {
 	figures result.Result
 	servers map[string]*server
 	second  result.Point // the current one
-	failed  []uint64     // numbers of requests that were not answered as they should be
-	numbers uint64       // of requests, from 0: one above the highest
+	sent    numbers      // of the requests that had an incident id
+	failed  numbers      // of these, those that were not answered as they should be
 	end     time.Time    // of the last request
 }
 
@@ -37,10 +36,10 @@ type server struct {
 	second   int64 // of these, in the current one
 }
 
-func newShards(entries []scenario.Entry) []*shard {
+func newShards(entries []scenario.Entry, incidents bool) []*shard {
 	shards := make([]*shard, runtime.GOMAXPROCS(0))
 	for i := range shards {
-		shards[i] = &shard{figures: *result.New(), servers: map[string]*server{}, second: result.NewPoint()}
+		shards[i] = &shard{incidents: incidents, figures: *result.New(), servers: map[string]*server{}, second: result.NewPoint()}
 		for _, e := range entries {
 			own := result.Entry{Name: e.Name, Method: e.Method.String(), Latency: result.NewHistogram()}
 			shards[i].figures.Entries = append(shards[i].figures.Entries, own)
@@ -99,10 +98,7 @@ func (s *shard) record(j job, w *worker, t *times, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended++
-	s.numbers = max(s.numbers, j.n+1)
-	if err != nil {
-		s.addFailed(j.n)
-	}
+	s.recordIncident(w.req, err != nil)
 	if errors.Is(err, errInterrupted) {
 		return
 	}
@@ -186,19 +182,23 @@ func (s *shard) addError(err error) {
 	s.second.Errors[kind]++
 }
 
-// addFailed needs s.mu.
-func (s *shard) addFailed(n uint64) {
-	if len(s.failed) < maxFailedIDs {
-		s.failed = append(s.failed, n)
+// recordIncident needs s.mu.
+func (s *shard) recordIncident(req *scenario.Request, failed bool) {
+	if !s.incidents || req.Method == icap.MethodOptions { // it has none
+		return
+	}
+	s.sent.add(req.N)
+	if failed {
+		s.failed.add(req.N)
 	}
 }
 
-// recordFault counts request n as one of a faulty client.
-func (s *shard) recordFault(n uint64, kind, outcome string) {
+// recordFault counts the request of a faulty client.
+func (s *shard) recordFault(req *scenario.Request, outcome string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.numbers = max(s.numbers, n+1)
-	s.addFailed(n)
+	s.recordIncident(req, true)
+	kind := string(req.Fault.Kind)
 	f := s.figures.Faults[kind]
 	if f == nil {
 		f = &result.Fault{Outcomes: map[string]int64{}}
@@ -233,18 +233,4 @@ func (s *shard) addTo(r *result.Result) {
 		r.AddServer(name, c.requests)
 	}
 	r.Seconds = max(r.Seconds, s.end.Sub(r.Started).Seconds())
-}
-
-// ranges makes ranges of ids of a run, out of numbers in any order.
-func ranges(run string, numbers []uint64) []result.Range {
-	slices.Sort(numbers)
-	var list []result.Range
-	for _, n := range slices.Compact(numbers) {
-		if k := len(list); k > 0 && list[k-1].To+1 == n {
-			list[k-1].To = n
-		} else {
-			list = append(list, result.Range{Run: run, From: n, To: n})
-		}
-	}
-	return list
 }
