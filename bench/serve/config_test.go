@@ -122,7 +122,7 @@ func TestLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, b := cfg.Servers[0].Server, cfg.Servers[1].Server
-	if a.ConnectionLimit != 2 || a.Preview != 0 || a.MaxConnections != 100 || a.Mode != dlpstub.Echo || b.ConnectionLimit != 2 || b.Mode != dlpstub.NoContent {
+	if a.ConnectionLimit != 2 || a.Preview != 0 || a.CloseAfter != 101 || a.Mode != dlpstub.Modify || b.ConnectionLimit != 2 || b.Mode != dlpstub.NoContent {
 		t.Errorf("%+v\n%+v", a, b)
 	}
 	if diff := cmp.Diff([]icap.Method{icap.MethodRespmod, icap.MethodReqmod}, a.Methods); diff != "" {
