@@ -20,13 +20,32 @@ const (
 
 // Histogram is a distribution of times, of which it keeps three significant digits (0.1 %). The zero value is empty and can be read, but
 // not written. It is not for concurrent use.
-type Histogram struct{ h *hdrhistogram.Histogram }
+type Histogram struct {
+	h *hdrhistogram.Histogram
+	// packed is the JSON form of a coarse one that was read: a timeline of an hour takes some 80 MB otherwise. It is not written to.
+	packed string
+}
 
 // NewHistogram returns an empty histogram.
-func NewHistogram() Histogram { return Histogram{hdrhistogram.New(minTime, maxTime, fine)} }
+func NewHistogram() Histogram { return Histogram{h: hdrhistogram.New(minTime, maxTime, fine)} }
 
 // NewCoarse returns an empty histogram of two significant digits (1 %), which is an eighth as large.
-func NewCoarse() Histogram { return Histogram{hdrhistogram.New(minTime, maxTime, coarse)} }
+func NewCoarse() Histogram { return Histogram{h: hdrhistogram.New(minTime, maxTime, coarse)} }
+
+// times returns what can be read, nil if there is no time.
+func (h Histogram) times() *hdrhistogram.Histogram {
+	if h.packed != "" {
+		unpacked, err := hdrhistogram.Decode([]byte(h.packed))
+		if err != nil {
+			panic("BUG: a histogram that was read cannot be read: " + err.Error())
+		}
+		return unpacked
+	}
+	if h.h == nil || h.h.TotalCount() == 0 {
+		return nil
+	}
+	return h.h
+}
 
 // Record adds a time.
 func (h Histogram) Record(d time.Duration) {
@@ -35,8 +54,8 @@ func (h Histogram) Record(d time.Duration) {
 
 // Add adds the times of other.
 func (h Histogram) Add(other Histogram) {
-	if other.h != nil {
-		h.h.Merge(other.h)
+	if times := other.times(); times != nil {
+		h.h.Merge(times)
 	}
 }
 
@@ -45,27 +64,30 @@ func (h Histogram) Reset() { h.h.Reset() }
 
 // Count returns how many times there are.
 func (h Histogram) Count() int64 {
-	if h.h == nil {
+	times := h.times()
+	if times == nil {
 		return 0
 	}
-	return h.h.TotalCount()
+	return times.TotalCount()
 }
 
 // Quantile returns the time that percent of all are not above; 0 if there is none. 0 is the shortest, 100 the longest.
 func (h Histogram) Quantile(percent float64) time.Duration {
-	if h.Count() == 0 {
+	times := h.times()
+	if times == nil {
 		return 0
 	}
-	percent = max(percent, 51/float64(h.Count())) // the library has no first time, only half of it
-	return time.Duration(h.h.ValueAtQuantile(percent)) * time.Microsecond
+	percent = max(percent, 51/float64(times.TotalCount())) // the library has no first time, only half of it
+	return time.Duration(times.ValueAtQuantile(percent)) * time.Microsecond
 }
 
 // Mean returns the mean; 0 if there is no time.
 func (h Histogram) Mean() time.Duration {
-	if h.Count() == 0 {
+	times := h.times()
+	if times == nil {
 		return 0
 	}
-	return time.Duration(h.h.Mean() * float64(time.Microsecond))
+	return time.Duration(times.Mean() * float64(time.Microsecond))
 }
 
 // Max returns the longest time.
@@ -90,11 +112,12 @@ type Bar struct {
 
 // Bars returns all times from the shortest to the longest.
 func (h Histogram) Bars() []Bar {
-	if h.Count() == 0 {
+	times := h.times()
+	if times == nil {
 		return nil
 	}
 	var bars []Bar
-	for _, b := range h.h.Distribution() {
+	for _, b := range times.Distribution() {
 		if b.Count > 0 {
 			bars = append(bars, Bar{time.Duration(b.To) * time.Microsecond, b.Count})
 		}
@@ -118,20 +141,21 @@ type figures struct {
 // MarshalJSON writes the usual figures, in microseconds, and the histogram in the compressed form of HdrHistogram (V2, base64), which
 // other tools read too.
 func (h Histogram) MarshalJSON() ([]byte, error) {
-	if h.Count() == 0 {
+	times := h.times()
+	if times == nil {
 		return []byte("{\"count\":0}"), nil
 	}
-	encoded, err := h.h.Encode(hdrhistogram.V2CompressedEncodingCookieBase)
+	encoded, err := times.Encode(hdrhistogram.V2CompressedEncodingCookieBase)
 	if err != nil {
 		return nil, err
 	}
-	q := h.h.ValueAtQuantile
+	q := times.ValueAtQuantile
 	return json.Marshal(struct {
 		figures
 		Histogram string `json:"histogram"`
 	}{
 		figures{
-			Count: h.Count(), Mean: h.h.Mean(), P50: q(50), P90: q(90), P95: q(95), P99: q(99), P999: q(99.9), P9999: q(99.99), Max: q(100),
+			Count: times.TotalCount(), Mean: times.Mean(), P50: q(50), P90: q(90), P95: q(95), P99: q(99), P999: q(99.9), P9999: q(99.99), Max: q(100),
 		},
 		string(encoded),
 	})
@@ -165,6 +189,10 @@ func (h *Histogram) UnmarshalJSON(text []byte) (err error) {
 	if read.LowestTrackableValue() != minTime || read.HighestTrackableValue() != maxTime || read.TotalCount() != f.Count {
 		return errors.New("cannot read a histogram: it is not one of icapbench")
 	}
-	h.h = read
+	if read.SignificantFigures() == coarse && f.Count > 0 {
+		h.packed = f.Histogram
+	} else {
+		h.h = read
+	}
 	return nil
 }

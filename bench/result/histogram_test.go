@@ -110,6 +110,32 @@ func TestHistogramJSON(t *testing.T) {
 	}
 }
 
+// TestPointsStaySmall reads a point, adds to it and writes it again.
+func TestPointsStaySmall(t *testing.T) {
+	p := NewPoint()
+	for i := range 1000 {
+		p.Latency.Record(time.Duration(i+1) * time.Millisecond)
+	}
+	text, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read Point
+	if err := json.Unmarshal(text, &read); err != nil {
+		t.Fatal(err)
+	}
+	if read.Latency.h != nil || read.Latency.Count() != 1000 || read.Latency.Quantile(99) != p.Latency.Quantile(99) || len(read.Latency.Bars()) != len(p.Latency.Bars()) {
+		t.Errorf("%d times, p99 %v", read.Latency.Count(), read.Latency.Quantile(99))
+	}
+	if again, err := json.Marshal(read); err != nil || string(again) != string(text) {
+		t.Errorf("%v: %s, was %s", err, again, text)
+	}
+	read.Add(&p)
+	if read.Latency.Count() != 2000 {
+		t.Errorf("%d times in all", read.Latency.Count())
+	}
+}
+
 func TestRecordDoesNotAllocate(t *testing.T) {
 	h := NewHistogram()
 	if n := testing.AllocsPerRun(100, func() { h.Record(time.Millisecond) }); n > 0 {

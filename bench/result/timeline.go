@@ -100,8 +100,10 @@ func (p *Point) Add(other *Point) {
 		}
 		addServer(p.Servers, name, n)
 	}
-	if p.Latency.h == nil { // as it is read from a file, without a time
+	if p.Latency.h == nil { // as it is read from a file
+		read := p.Latency
 		p.Latency = NewCoarse()
+		p.Latency.Add(read)
 	}
 	p.Latency.Add(other.Latency)
 }
