@@ -320,28 +320,24 @@ func (m *Result) mergeTimeline(list []*Result) {
 		}
 	}
 	for _, r := range list {
-		for i, p := range r.Timeline.spread(m.behind(r), t.Interval) {
-			if i == len(t.Points) {
-				t.Points = append(t.Points, NewPoint())
-			}
-			t.Points[i].Add(&p)
-		}
+		t.add(&r.Timeline, m.behind(r))
 	}
 }
 
-// spread returns the points of a timeline that begins so many seconds late, in a longer interval.
-func (t *Timeline) spread(behind, interval int) []Point {
-	var out []Point
-	for i := range t.Points {
-		p := &t.Points[i]
-		at := (behind + i*t.Interval + t.Interval/2) / interval
-		for at >= len(out) {
-			out = append(out, NewPoint())
+// add adds a timeline that has no longer interval and begins so many seconds late.
+func (t *Timeline) add(other *Timeline, behind int) {
+	last := -1
+	for i := range other.Points {
+		at := (behind + i*other.Interval + other.Interval/2) / t.Interval
+		for at >= len(t.Points) {
+			t.Points = append(t.Points, NewPoint())
 		}
-		out[at].Add(p)
-		out[at].InFlight = p.InFlight
+		if at == last { // in flight are those of the last point only
+			t.Points[at].InFlight -= other.Points[i-1].InFlight
+		}
+		t.Points[at].Add(&other.Points[i])
+		last = at
 	}
-	return out
 }
 
 // Add adds the figures of r that can simply be added: all but its setup, times and timeline, and incidents.
