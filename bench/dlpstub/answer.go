@@ -41,6 +41,9 @@ func (c *conn) refused(status int) {
 	c.how.Continue, c.how.Fields = false, cfg.retryAfter(status)
 	if cfg.OpenErrors && status >= 400 && status < 500 && status != 418 {
 		c.how.Status, c.unfinished = 400, true
+		if c.req.Encapsulated.HasBody() {
+			c.closing = 1
+		}
 	}
 }
 
@@ -62,9 +65,9 @@ func (c *conn) answerOptions() error {
 		return c.answerModify()
 	}
 	if c.closing == 1 && c.srv.cfg.SilentOptionsClose && !c.req.Close {
-		c.out = append(c.out, c.heads.options[0]...)
+		c.out = append(c.out, c.heads.options[c.service][0]...)
 	} else {
-		c.out = append(c.out, c.heads.options[c.closing]...)
+		c.out = append(c.out, c.heads.options[c.service][c.closing]...)
 	}
 	c.out = time.Now().UTC().AppendFormat(c.out, dateFormat)
 	c.status = 200
@@ -196,7 +199,7 @@ func (c *conn) short() []byte {
 	usual := how.Fields == cfg.Fields
 	switch {
 	case c.unfinished:
-		c.head = appendHead(c.head[:0], cfg, h.tag, c.status, false)
+		c.head = cfg.appendOpenError(c.head[:0])
 	case how.Status != 0 && (how.Status != cfg.Status || !usual), how.Status == 0 && how.Mode == NoContent && !usual:
 		c.head = appendBrief(c.head[:0], cfg, h.tag, c.status, c.closing == 1, how.Fields)
 	case how.Status != 0:

@@ -65,6 +65,7 @@ type conn struct {
 	how        Treatment
 	slot       slot
 	due        time.Time // when the service in the slot ends
+	service    int       // of heads.options
 	refusal    int       // status if the request is not served, 0: it is
 	heads      *heads
 	form       Mode   // of an answer with the message: Echo or Modify
@@ -177,7 +178,7 @@ func (c *conn) readHeads(n int) error {
 	if c.hash != nil || c.srv.cfg.Treat != nil {
 		c.info.Head = append(c.info.Head[:0], head...)
 	}
-	c.refusal = c.srv.refusal(&c.req)
+	c.service, c.refusal = c.srv.look(&c.req)
 	if c.srv.cfg.Incidents != nil {
 		c.incident = append(c.incident[:0], c.req.Get(c.srv.cfg.IncidentField)...)
 	}
@@ -259,17 +260,17 @@ func (c *conn) refuse(err error) {
 	if c.answered || !errors.As(err, &fault) {
 		return
 	}
-	cfg, tag := &c.srv.cfg, c.srv.ISTag()
+	cfg := &c.srv.cfg
 	c.status = fault.Status
 	c.start()
 	if cfg.OpenErrors {
-		c.out = appendHead(c.out[:0], cfg, tag, 400, false)
+		c.out = cfg.appendOpenError(c.out[:0])
 		if c.flush() == nil {
 			io.Copy(io.Discard, c.net)
 		}
 		return
 	}
-	c.out = append(appendHead(c.out[:0], cfg, tag, fault.Status, true), "\r\n"...)
+	c.out = append(appendHead(c.out[:0], cfg, c.srv.ISTag(), fault.Status, true), "\r\n"...)
 	half, ok := c.net.(interface{ CloseWrite() error })
 	if c.flush() != nil || !ok {
 		return

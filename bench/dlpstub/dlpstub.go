@@ -149,13 +149,13 @@ type Config struct {
 
 	Fields      string // lines that are added to the ICAP head of every final answer to REQMOD and RESPMOD, each with its CRLF
 	NullBody    bool   // answers without a message say "Encapsulated: null-body=0"
-	TightFields bool   // no blank after the colon of a field
+	TightFields bool   // no blank after the colon of ISTag, X-Server and Connection
 	BareISTag   bool   // no quotes
-	OpenErrors  bool   // a bad request gets a 400 without its empty line, and the connection stays open
+	OpenErrors  bool   // a bad request gets a 400 without its empty line, and the connection stays open if the request has no body
 
 	Faults []Fault // what goes wrong, and how often; the first of a request or connection counts
 
-	OptionsTTL time.Duration // whole seconds; 0: one hour
+	OptionsTTL time.Duration // whole seconds; 0: one hour, negative: not said
 
 	TLS *tls.Config // nil: plain ICAP
 
@@ -242,8 +242,8 @@ func (p *PerConn) add(n uint64, seen uint64) {
 type Server struct {
 	// Static after New.
 	cfg      Config
-	methods  methods
-	services map[string]methods // nil: every path has methods
+	services []service      // [0] is that of every path, unless:
+	paths    map[string]int // index of services; nil: every path is [0]
 	began    time.Time
 
 	slots    slots
@@ -304,49 +304,53 @@ func New(cfg Config) *Server {
 	}
 	s := &Server{
 		cfg:       cfg,
-		methods:   methodSet(cfg.Methods),
+		services:  []service{newService(cfg.Methods)},
 		began:     time.Now(),
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[*conn]struct{}{},
 	}
 	if cfg.Services != nil {
-		s.services = make(map[string]methods, len(cfg.Services))
+		s.paths = make(map[string]int, len(cfg.Services))
 		for path, list := range cfg.Services {
-			s.services[path] = methodSet(list)
+			s.paths[path] = len(s.services)
+			s.services = append(s.services, newService(list))
 		}
 	}
-	s.current.Store(newHeads(&s.cfg, cfg.ISTag, 0))
+	s.current.Store(newHeads(&s.cfg, s.services, cfg.ISTag, 0))
 	return s
 }
 
-// methods says which methods are served.
-type methods [icap.NumMethods]bool
-
-func methodSet(list []icap.Method) (set methods) {
-	for _, m := range list {
-		set[m] = true
-	}
-	return set
+// service is what is served at a path.
+type service struct {
+	listed []icap.Method
+	serves [icap.NumMethods]bool
 }
 
-// refusal returns the status of a request that is not served, 0 for the others.
-func (s *Server) refusal(r *icap.Request) int {
-	served := s.methods
-	if s.services != nil {
+func newService(list []icap.Method) service {
+	s := service{listed: list}
+	for _, m := range list {
+		s.serves[m] = true
+	}
+	return s
+}
+
+// look returns the service of a request, and the status if it is not served, otherwise 0.
+func (s *Server) look(r *icap.Request) (at, refusal int) {
+	if s.paths != nil {
 		var ok bool
-		if served, ok = s.services[string(r.Path)]; !ok {
-			return 404
+		if at, ok = s.paths[string(r.Path)]; !ok {
+			return 0, 404
 		}
 	}
 	switch m := r.Method; {
 	case m == icap.MethodOther:
-		return 501
-	case m != icap.MethodOptions && !served[m]:
-		return 405
+		refusal = 501
+	case m != icap.MethodOptions && !s.services[at].serves[m]:
+		refusal = 405
 	case m == icap.MethodRespmod && s.cfg.RespmodField != "" && r.Get(s.cfg.RespmodField) == nil:
-		return 418
+		refusal = 418
 	}
-	return 0
+	return at, refusal
 }
 
 // Serve accepts connections from ln, which it closes, until Close or Kill; it returns nil then.

@@ -204,8 +204,11 @@ func TestExchange(t *testing.T) {
 			strings.Replace(withBody, "icap://s/r", "icap://s/s", 1), head(405, ""), strings.Replace(withBody, "icap://s/r", "icap://s/", 1), head(404, "")}, false},
 		{"field of a response", Config{RespmodField: "X-ICAP-E2G"}, []string{resp + "Encapsulated: null-body=0\r\n\r\n", head(418, ""),
 			resp + "X-icap-e2g: 1\r\nEncapsulated: null-body=0\r\n\r\n", head(200, "Encapsulated: null-body=0\r\n")}, false},
-		{"open errors", Config{OpenErrors: true, Methods: []icap.Method{icap.MethodRespmod}},
-			[]string{withBody, strings.TrimSuffix(head(400, ""), "\r\n"), withBody, strings.TrimSuffix(head(400, ""), "\r\n")}, false},
+		{"open errors", Config{OpenErrors: true, Methods: []icap.Method{icap.MethodRespmod}}, []string{
+			bodyless, "ICAP/1.0 400 Bad request\r\nService: dlpstub\r\n", bodyless, "ICAP/1.0 400 Bad request\r\nService: dlpstub\r\n"}, false},
+		{"open error of a body", Config{OpenErrors: true, Methods: []icap.Method{icap.MethodRespmod}}, []string{
+			withBody, "ICAP/1.0 400 Bad request\r\nService: dlpstub\r\n"}, true},
+
 		{"bad head", Config{}, []string{"GET / HTTP/1.1\r\n\r\n", head(400, connClose)}, true},
 		{"bad version", Config{}, []string{"OPTIONS icap://s/ ICAP/2.0\r\n\r\n", head(505, connClose)}, true},
 		{"bad chunk", Config{}, []string{reqmod + allow + encPost + "\r\n" + post + "0x5\r\nhello\r\n0\r\n\r\n", head(400, connClose)}, true},
@@ -290,6 +293,8 @@ func TestOptions(t *testing.T) {
 	f(Config{Name: "one", ISTag: "x", Methods: []icap.Method{icap.MethodReqmod}, MaxConnections: 16, OptionsTTL: time.Minute, Preview: 4096},
 		"ICAP/1.0 200 OK", `ISTag: "x"`, "X-Server: one", "Methods: REQMOD", "Service: one", "Max-Connections: 16", "Options-TTL: 60",
 		"Preview: 4096", "Transfer-Preview: *", "Allow: 204", "Encapsulated: null-body=0")
+	f(Config{OptionsTTL: -1, TightFields: true, Services: map[string][]icap.Method{"/r": {icap.MethodRespmod}, "/b": {icap.MethodReqmod}}},
+		"ICAP/1.0 200 OK", `ISTag:"dlpstub-1"`, "Methods: RESPMOD", "Service: dlpstub", "Allow: 204", "Encapsulated: null-body=0")
 	f(Config{Preview: PreviewZero, CloseAfter: 1}, "ICAP/1.0 200 OK", `ISTag: "dlpstub-1"`, "Connection: close", "Methods: REQMOD, RESPMOD",
 		"Service: dlpstub", "Options-TTL: 3600", "Preview: 0", "Transfer-Preview: *", "Allow: 204", "Encapsulated: null-body=0")
 }

@@ -2,7 +2,6 @@ package dlpstub
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"icapgate/icap"
@@ -12,19 +11,19 @@ import (
 // connection that stays open and [1] with "Connection: close".
 type heads struct {
 	tag       string
-	change    uint64    // which change of the ISTag this one is of, from 0
-	noContent [2][]byte // whole
-	status    [2][]byte // whole, of Config.Status
-	block     [2][]byte // whole
-	ok        [2][]byte // up to the Encapsulated field of a 200
-	options   [2][]byte // up to the value of the Date field
+	change    uint64      // which change of the ISTag this one is of, from 0
+	noContent [2][]byte   // whole
+	status    [2][]byte   // whole, of Config.Status
+	block     [2][]byte   // whole
+	ok        [2][]byte   // up to the Encapsulated field of a 200
+	options   [][2][]byte // up to the value of the Date field, by service
 }
 
 const dateFormat = "Mon, 02 Jan 2006 15:04:05 GMT"
 
 var continueAnswer = []byte("ICAP/1.0 100 Continue\r\n\r\n")
 
-func newHeads(cfg *Config, tag string, change uint64) *heads {
+func newHeads(cfg *Config, services []service, tag string, change uint64) *heads {
 	h := &heads{tag: tag, change: change}
 	for i := range 2 {
 		closing := i == 1
@@ -34,7 +33,9 @@ func newHeads(cfg *Config, tag string, change uint64) *heads {
 		}
 		h.block[i] = appendBlock(nil, cfg, tag, closing, cfg.Fields)
 		h.ok[i] = appendHead(nil, cfg, tag, 200, closing)
-		h.options[i] = appendOptions(nil, cfg, tag, closing)
+	}
+	for _, s := range services {
+		h.options = append(h.options, [2][]byte{appendOptions(nil, cfg, tag, s.listed, false), appendOptions(nil, cfg, tag, s.listed, true)})
 	}
 	return h
 }
@@ -105,37 +106,48 @@ func httpReason(status int) string {
 	return "Status"
 }
 
+// name is the one of the server, as Service tells it.
+func (cfg *Config) name() string {
+	if cfg.Name == "" {
+		return "dlpstub"
+	}
+	return cfg.Name
+}
+
+// appendOpenError appends a 400 that has no end.
+func (cfg *Config) appendOpenError(dst []byte) []byte {
+	return append(append(append(dst, "ICAP/1.0 400 Bad request\r\nService: "...), cfg.name()...), "\r\n"...)
+}
+
 // appendOptions appends an OPTIONS answer up to the value of its Date.
-func appendOptions(dst []byte, cfg *Config, tag string, closing bool) []byte {
+func appendOptions(dst []byte, cfg *Config, tag string, served []icap.Method, closing bool) []byte {
 	dst = appendHead(dst, cfg, tag, 200, closing)
-	methods := make([]string, len(cfg.Methods))
-	for i, m := range cfg.Methods {
-		methods[i] = m.String()
+	dst = append(dst, "Methods: "...)
+	for i, m := range served {
+		if i > 0 {
+			dst = append(dst, ", "...)
+		}
+		dst = append(dst, m.String()...)
 	}
-	dst = cfg.appendField(dst, "Methods", strings.Join(methods, ", "))
-	service := cfg.Name
-	if service == "" {
-		service = "dlpstub"
-	}
-	dst = cfg.appendField(dst, "Service", service)
+	dst = append(append(dst, "\r\nService: "...), cfg.name()...)
 	if cfg.MaxConnections > 0 {
-		dst = cfg.appendField(dst, "Max-Connections", strconv.Itoa(cfg.MaxConnections))
+		dst = append(dst, "\r\nMax-Connections: "...)
+		dst = strconv.AppendInt(dst, int64(cfg.MaxConnections), 10)
 	}
-	dst = cfg.appendField(dst, "Options-TTL", strconv.Itoa(int(cfg.OptionsTTL/time.Second)))
+	if cfg.OptionsTTL > 0 {
+		dst = append(dst, "\r\nOptions-TTL: "...)
+		dst = strconv.AppendInt(dst, int64(cfg.OptionsTTL/time.Second), 10)
+	}
 	if cfg.Preview != 0 {
-		dst = cfg.appendField(dst, "Preview", strconv.Itoa(max(cfg.Preview, 0)))
-		dst = cfg.appendField(dst, "Transfer-Preview", "*")
+		dst = append(dst, "\r\nPreview: "...)
+		dst = strconv.AppendInt(dst, int64(max(cfg.Preview, 0)), 10)
+		dst = append(dst, "\r\nTransfer-Preview: *"...)
 	}
-	allow := "204"
+	dst = append(dst, "\r\nAllow: 204"...)
 	if cfg.Mode == Partial {
-		allow = "204, 206"
+		dst = append(dst, ", 206"...)
 	}
-	dst = cfg.appendField(dst, "Allow", allow)
-	dst = append(dst, "Encapsulated: null-body=0\r\nDate:"...)
-	if !cfg.TightFields {
-		dst = append(dst, ' ')
-	}
-	return dst
+	return append(dst, "\r\nEncapsulated: null-body=0\r\nDate: "...)
 }
 
 // appendEncapsulated appends the Encapsulated field and the empty line of an answer with the message of a request: one head of the
@@ -186,7 +198,7 @@ func (s *Server) heads() *heads {
 	s.tagMu.Lock()
 	defer s.tagMu.Unlock()
 	if h = s.current.Load(); change > h.change {
-		h = newHeads(&s.cfg, s.cfg.ISTag+"-"+strconv.FormatUint(change, 10), change)
+		h = newHeads(&s.cfg, s.services, s.cfg.ISTag+"-"+strconv.FormatUint(change, 10), change)
 		s.current.Store(h)
 	}
 	return h
@@ -201,7 +213,7 @@ func (s *Server) ChangeISTag(tag string) {
 	if tag == "" {
 		tag = s.cfg.ISTag + "-" + strconv.FormatUint(change, 10)
 	}
-	s.current.Store(newHeads(&s.cfg, tag, change))
+	s.current.Store(newHeads(&s.cfg, s.services, tag, change))
 }
 
 // ISTag returns the one of the last answers.

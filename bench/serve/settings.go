@@ -58,7 +58,7 @@ type Settings struct {
 	ISTag          *string           `yaml:"istag" name:"istag" help:"ISTag, without quotes. Default: dlpstub-1." placeholder:"TAG" group:"OPTIONS"`
 	ISTagEvery     *int              `yaml:"istag_every" name:"istag-every" help:"Change the ISTag after so many requests." placeholder:"N" group:"OPTIONS"`
 	ISTagPeriod    *configs.Duration `yaml:"istag_period" name:"istag-period" help:"Change the ISTag after so much time." placeholder:"TIME" group:"OPTIONS"`
-	OptionsTTL     *configs.Duration `yaml:"options_ttl" name:"options-ttl" help:"Options-TTL. Default: 1h." placeholder:"TIME" group:"OPTIONS"`
+	OptionsTTL     *configs.Duration `yaml:"options_ttl" name:"options-ttl" help:"Options-TTL; 0s: none. Default: 1h." placeholder:"TIME" group:"OPTIONS"`
 
 	CloseAfter         *int              `yaml:"close_after" help:"Close a connection after N requests." placeholder:"N" group:"Connections"`
 	SilentClose        *bool             `yaml:"silent_close" negatable:"" help:"Do so without Connection: close." group:"Connections"`
@@ -68,9 +68,9 @@ type Settings struct {
 
 	RespmodHeader *string `yaml:"respmod_header" help:"Field without which a RESPMOD is answered 418." placeholder:"NAME" group:"Spelling"`
 	NullBody      *bool   `yaml:"null_body" negatable:"" help:"Say Encapsulated: null-body=0 in answers without a message." group:"Spelling"`
-	TightFields   *bool   `yaml:"tight_fields" negatable:"" help:"Write fields without a blank after the colon." group:"Spelling"`
+	TightFields   *bool   `yaml:"tight_fields" negatable:"" help:"Write ISTag, X-Server and Connection without a blank after the colon." group:"Spelling"`
 	BareISTag     *bool   `yaml:"bare_istag" name:"bare-istag" negatable:"" help:"Write the ISTag without quotes." group:"Spelling"`
-	OpenErrors    *bool   `yaml:"open_errors" negatable:"" help:"Answer bad requests 400 without the empty line at the end, and keep the connection." group:"Spelling"`
+	OpenErrors    *bool   `yaml:"open_errors" negatable:"" help:"Answer bad requests 400 without the empty line at the end, and keep the connection if they have no body." group:"Spelling"`
 
 	Fault []FaultSpec `yaml:"fault" sep:"none" help:"What goes wrong, and how often: KIND:SHARE, such as reset-body:1% or status:5%:503. Repeatable. Kinds: refuse, stall (connections), reset-body, reset-answer, silent, trickle[:TIME], garbage, encapsulated, status:CODE. With :options OPTIONS fail too." placeholder:"FAULT" group:"Faults"`
 
@@ -133,6 +133,9 @@ func (s *Settings) config(fault faultFunc) dlpstub.Config {
 		TightFields:        value(s.TightFields),
 		BareISTag:          value(s.BareISTag),
 		OpenErrors:         value(s.OpenErrors),
+	}
+	if s.OptionsTTL != nil && *s.OptionsTTL == 0 {
+		cfg.OptionsTTL = -1
 	}
 	s.setAnswers(&cfg, fault)
 	s.setMethods(&cfg, fault)
