@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"icapgate/bench/rounds"
 )
 
 // ours is the program that the others are compared with.
@@ -68,7 +70,7 @@ func (r *rowReport) values(name string) []float64 {
 func (r *rowReport) bestPeer() string {
 	best, lowest := "", math.Inf(1)
 	for name := range r.Samples {
-		if m := median(valid(r.values(name))); name != ours && m < lowest {
+		if m := rounds.Median(rounds.Valid(r.values(name))); name != ours && m < lowest {
 			best, lowest = name, m
 		}
 	}
@@ -78,9 +80,9 @@ func (r *rowReport) bestPeer() string {
 // ratio returns the ratio of icapgate to the best peer: the median of the rounds' ratios and its interval. NaN: no such ratio.
 func (r *rowReport) ratio() (peer string, mid, low, high float64) {
 	peer = r.bestPeer()
-	list := ratios(r.values(ours), r.values(peer))
-	low, high = interval(list)
-	return peer, median(list), low, high
+	list := rounds.Ratios(r.values(ours), r.values(peer))
+	low, high = rounds.Interval(list)
+	return peer, rounds.Median(list), low, high
 }
 
 // verdict compares with the target.
@@ -88,9 +90,9 @@ func (r *rowReport) verdict() string {
 	_, mid, low, _ := r.ratio()
 	unit := ""
 	if r.unit == perConnection {
-		own := valid(r.values(ours))
-		mid = median(own)
-		low, _ = interval(own)
+		own := rounds.Valid(r.values(ours))
+		mid = rounds.Median(own)
+		low, _ = rounds.Interval(own)
 		unit = " KiB"
 	}
 	switch {
@@ -122,15 +124,15 @@ func (r *rowReport) print(w io.Writer, order []string) {
 	fmt.Fprintf(w, "\n%s: %s; %d connections; %s\n", r.Name, r.What, r.Connections, r.unit)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, name := range order {
-		values := valid(r.values(name))
+		values := rounds.Valid(r.values(name))
 		if len(values) == 0 {
 			continue
 		}
-		rates := valid(r.series(name, func(s *sample) float64 { return s.Rate }))
-		p99 := valid(r.series(name, func(s *sample) float64 { return float64(s.P99) / 1000 }))
-		fmt.Fprintf(t, "  %s\t%s\t%s..%s", name, figure(median(values)), figure(slices.Min(values)), figure(slices.Max(values)))
+		rates := rounds.Valid(r.series(name, func(s *sample) float64 { return s.Rate }))
+		p99 := rounds.Valid(r.series(name, func(s *sample) float64 { return float64(s.P99) / 1000 }))
+		fmt.Fprintf(t, "  %s\t%s\t%s..%s", name, figure(rounds.Median(values)), figure(slices.Min(values)), figure(slices.Max(values)))
 		if r.unit != perConnection {
-			fmt.Fprintf(t, "\t%.0f requests/s\tp99 %s ms", median(rates), figure(median(p99)))
+			fmt.Fprintf(t, "\t%.0f requests/s\tp99 %s ms", rounds.Median(rates), figure(rounds.Median(p99)))
 		}
 		fmt.Fprintln(t)
 	}
@@ -171,7 +173,7 @@ func (p *report) printHead(w io.Writer) {
 		fmt.Fprintf(w, "%s writes its access log to a file and counts its metrics; the others write no log\n", ours)
 	}
 	fmt.Fprintf(w, "%d rounds in rotating order after one to warm up; medians with smallest..largest; "+
-		"of ratios the %.0f %% interval of the median\n", p.Rounds, 100*confidence)
+		"of ratios the %.0f %% interval of the median\n", p.Rounds, 100*rounds.Confidence)
 }
 
 // printTable writes all rows as one Markdown table.
@@ -181,7 +183,7 @@ func (p *report) printTable(w io.Writer) {
 	for _, r := range p.Rows {
 		fmt.Fprintf(w, "| %s | %s |", r.Name, r.unit)
 		for _, name := range p.order {
-			fmt.Fprintf(w, " %s |", figure(median(valid(r.values(name)))))
+			fmt.Fprintf(w, " %s |", figure(rounds.Median(rounds.Valid(r.values(name)))))
 		}
 		if peer, mid, low, high := r.ratio(); math.IsNaN(mid) {
 			fmt.Fprint(w, " - |")
