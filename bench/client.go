@@ -78,7 +78,8 @@ type Conn struct {
 	resumed  bool     // the TLS session is an earlier one's
 	used     bool     // it has had a request
 	timeout  time.Duration
-	deadline atomic.Int64 // in Unix nanoseconds
+	born     time.Time    // from which deadline counts
+	deadline atomic.Int64 // in nanoseconds
 	reusable bool
 
 	in   []byte // in[r:w] has been read and not used
@@ -148,7 +149,7 @@ func NewConn(ctx context.Context, nc net.Conn, cfg *tls.Config, timeout time.Dur
 }
 
 func newConn(nc net.Conn, timeout time.Duration) *Conn {
-	return &Conn{raw: nc, nc: nc, timeout: timeout, reusable: true, in: make([]byte, startBuffer), scanner: icap.HeadScanner{Response: true}}
+	return &Conn{raw: nc, nc: nc, timeout: timeout, born: time.Now(), reusable: true, in: make([]byte, startBuffer), scanner: icap.HeadScanner{Response: true}}
 }
 
 // Reusable says whether the connection takes another request: there was no error and nobody said that it closes.
@@ -523,10 +524,10 @@ func (c *Conn) fill(ended Kind) error {
 // renewDeadline lets the connection wait for at least the timeout, from now on. Setting a deadline costs as much as a small
 // read, so it is done only when the last one is near.
 func (c *Conn) renewDeadline() {
-	now := time.Now()
-	if c.deadline.Load()-now.UnixNano() < int64(c.timeout) {
-		next := now.Add(2 * c.timeout)
-		c.deadline.Store(next.UnixNano())
-		c.nc.SetDeadline(next)
+	age := time.Since(c.born) // half the price of time.Now
+	if time.Duration(c.deadline.Load())-age < c.timeout {
+		next := age + 2*c.timeout
+		c.deadline.Store(int64(next))
+		c.nc.SetDeadline(c.born.Add(next))
 	}
 }
