@@ -16,7 +16,7 @@ import (
 const CapacityFormat = 1
 
 // maxTrials bounds the trials that are read from a file.
-const maxTrials = 10_000
+const maxTrials = 1000
 
 // Capacity is what a search for the highest rate that holds an SLO has shown: all its trials and what follows from them.
 type Capacity struct {
@@ -181,7 +181,7 @@ func (c *Capacity) Print(w io.Writer) {
 		fmt.Fprintf(w, "            %s/s for each of %d connections; %s\n", Figure(f.Knee/float64(max(s.Connections, 1))), s.Connections, f.extremes())
 	}
 	if t := c.FirstBroken(); t != nil {
-		fmt.Fprintf(w, "broke first %s\n", t.broken())
+		fmt.Fprintf(w, "broke first at %s/s: %s\n", Figure(t.Rate), t.broken())
 	}
 	fmt.Fprintf(w, "trials      %d in %s, of %gs each, %gs of which to settle, and shorter ones to find where to look\n", len(c.Trials),
 		time.Duration(c.Seconds*float64(time.Second)).Round(time.Second), s.Trial, s.Settle)
@@ -200,6 +200,9 @@ func (f *Finding) Sentence() string {
 	case Below:
 		return fmt.Sprintf("below %s/s, the lowest rate that was to be tried", Figure(f.Failed))
 	case GeneratorLimit:
+		if f.Knee == 0 {
+			return "not known: the load generator was the limit, not the target"
+		}
 		return fmt.Sprintf("at least %s/s; the load generator was the limit, not the target", Figure(f.Low))
 	}
 	if f.Held > 0 {
@@ -243,9 +246,9 @@ func (t *Trial) broken() string {
 	for _, b := range t.Broken {
 		parts = append(parts, fmt.Sprintf("%s: %s", b.Condition, b.Value))
 	}
-	text := strings.Join(parts, ", ") + fmt.Sprintf(", at %s/s", Figure(t.Rate))
+	text := strings.Join(parts, ", ")
 	if t.Cut {
-		text += fmt.Sprintf(" when it was ended early after %.1f s", t.Result.Seconds)
+		text += fmt.Sprintf(", ended early after %.1f s", t.Result.Seconds)
 	}
 	return text
 }

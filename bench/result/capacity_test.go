@@ -97,7 +97,7 @@ func TestPrintCapacity(t *testing.T) {
 	}
 	f(Found, "uploads.yaml to icaps://gate.example:11344/reqmod, 64 connections, poisson arrivals", "SLO         p99<50ms, errors<0.01%",
 		"capacity    400/s, between 396/s and 404.5/s with 95 % confidence\n", "6.25/s for each of 64 connections",
-		"the highest rate that held is 320/s, the lowest that failed is 640/s", "broke first p99<50ms: 99.1ms, at 640/s when it was ended early after 10.0 s",
+		"the highest rate that held is 320/s, the lowest that failed is 640/s", "broke first at 640/s: p99<50ms: 99.1ms, ended early after 10.0 s\n",
 		"100 requests are few", "limited")
 	f(Imprecise, "400/s, between 396/s and 404.5/s with 95 % confidence; time was up before")
 	f(AtLeast, "at least 320/s, the highest rate")

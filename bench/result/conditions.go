@@ -47,7 +47,7 @@ var timesOf = map[string]func(*Result) Histogram{
 
 // kinds are those of errors.
 var kinds = []bench.Kind{
-	bench.Connect, bench.Handshake, bench.Timeout, bench.Closed, bench.Truncated, bench.Framing, bench.Status, bench.Echo, bench.Input,
+	bench.Connect, bench.Handshake, bench.Timeout, bench.Closed, bench.Truncated, bench.Framing, bench.Status, bench.Echo, bench.Unsent, bench.Input,
 }
 
 // latenesses are the reasons to begin late.
@@ -220,6 +220,44 @@ func (c Condition) LatencyLimit() (percent float64, limit time.Duration, ok bool
 
 // Upper says whether the condition holds below a limit, not above it.
 func (c Condition) Upper() bool { return strings.HasPrefix(c.operator, "<") }
+
+// OnLatency says whether the condition limits the latency of all requests.
+func (c Condition) OnLatency() bool { return c.onTime() && c.of == "" && c.entry == "" }
+
+// OnRate says whether the condition is about the rate.
+func (c Condition) OnRate() bool { return c.figure == rate }
+
+func (c Condition) onTime() bool { return c.figure == quantile || c.figure == mean }
+
+// decisive is how many requests should be beyond a percentile, for it to be more than luck.
+const decisive = 10
+
+// Needs returns how many requests a run should have for a percentile to say something.
+func (c Condition) Needs() int64 {
+	if c.figure != quantile || c.quantile == 100 {
+		return 0
+	}
+	return int64(math.Round(decisive / (1 - c.quantile/100)))
+}
+
+// Backlog returns how far a target may fall behind before the condition does not hold; 0: the condition does not say.
+func (c Condition) Backlog() time.Duration {
+	if !c.OnLatency() || !c.Upper() {
+		return 0
+	}
+	return time.Duration(c.limit * float64(time.Second))
+}
+
+// Few says why the condition says little of a run of so many requests; empty: it does say something.
+func (c Condition) Few(requests int64) string {
+	switch {
+	case requests < c.Needs():
+		return fmt.Sprintf("%d requests are few for %s: %d should be made", requests, c, c.Needs())
+	case c.share && c.limit > 0 && float64(requests)*c.limit < 1:
+		return fmt.Sprintf("%d requests are few for %s: one alone breaks it", requests, c)
+	}
+	return ""
+}
 
 // MarshalText returns the condition as it was given.
 func (c Condition) MarshalText() ([]byte, error) { return []byte(c.text), nil }
