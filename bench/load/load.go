@@ -283,7 +283,9 @@ func (l *load) finish(ctx context.Context, c *collector) *result.Result {
 	r.Interrupted = ctx.Err() != nil
 	if c != nil {
 		r.Timeline = c.timeline
-		r.Generator = c.used.generator(r)
+		if l.cfg.Dial == nil { // otherwise times may not be those in which the machine works
+			r.Generator = c.used.generator(r)
+		}
 	}
 	r.Incidents = l.incidents()
 	return r
