@@ -104,6 +104,31 @@ func (t *startTime) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// share is a part of a whole, such as 2% or 0.02.
+type share float64
+
+func (s *share) UnmarshalText(text []byte) error {
+	n, err := parseShare(string(text))
+	if err != nil {
+		return fmt.Errorf("bad share %q: want a percentage such as 2%%", text)
+	}
+	*s = share(n)
+	return nil
+}
+
+// parseShare reads a percentage, or a number from 0 to 1.
+func parseShare(text string) (float64, error) {
+	number, percent := strings.CutSuffix(text, "%")
+	n, err := strconv.ParseFloat(number, 64)
+	if percent {
+		n /= 100
+	}
+	if err == nil && !(n >= 0 && n <= 1) {
+		err = strconv.ErrRange
+	}
+	return n, err
+}
+
 // faultFlag is a kind of faulty client and its share, such as slow_body=1%.
 type faultFlag struct {
 	kind  scenario.FaultKind
@@ -111,14 +136,10 @@ type faultFlag struct {
 }
 
 func (f *faultFlag) UnmarshalText(text []byte) error {
-	kind, share, ok := strings.Cut(string(text), "=")
-	number, percent := strings.CutSuffix(share, "%")
-	n, err := strconv.ParseFloat(number, 64)
-	if percent {
-		n /= 100
-	}
+	kind, part, ok := strings.Cut(string(text), "=")
+	n, err := parseShare(part)
 	f.kind, f.share = scenario.FaultKind(strings.ReplaceAll(kind, "-", "_")), n
-	if !ok || err != nil || !(n >= 0 && n <= 1) || !slices.Contains(scenario.FaultKinds, f.kind) {
+	if !ok || err != nil || !slices.Contains(scenario.FaultKinds, f.kind) {
 		return fmt.Errorf("bad fault %q: want %s, and a share, such as slow_body=1%%", text, scenario.FaultNames())
 	}
 	return nil

@@ -24,14 +24,18 @@ const (
 
 	exitCondition = 7 // load, report: a condition of --fail-if holds
 
-	exitInterrupted = 130 // load: ended by a signal, as shells have it
+	exitGenerator = 8 // capacity: the load generator was the limit
+	exitImprecise = 9 // capacity: time was up
+
+	exitInterrupted = 130 // load, capacity: ended by a signal, as shells have it
 )
 
 type cli struct {
-	Send   sendCmd   `cmd:"" help:"Send one file as an ICAP client would, and print the exchange and the verdict."`
-	Load   loadCmd   `cmd:"" help:"Make a load and measure it."`
-	Report reportCmd `cmd:"" help:"Merge, compare and show the results of loads."`
-	Serve  serveCmd  `cmd:"" help:"Be one or more fake DLP servers."`
+	Send     sendCmd     `cmd:"" help:"Send one file as an ICAP client would, and print the exchange and the verdict."`
+	Load     loadCmd     `cmd:"" help:"Make a load and measure it."`
+	Capacity capacityCmd `cmd:"" help:"Find the highest rate at which a target holds an SLO."`
+	Report   reportCmd   `cmd:"" help:"Merge, compare and show the results of loads."`
+	Serve    serveCmd    `cmd:"" help:"Be one or more fake DLP servers."`
 
 	Completion completion.Command `cmd:"" help:"Print a script that completes this command line in a shell."`
 }
