@@ -8,11 +8,11 @@ import (
 )
 
 // What is assumed of trials. One that should hold fails now and then, because something else has happened on the way; one that should fail
-// hardly ever holds. So a trial that fails far below the knee is doubted, and tried again. Much more so one that had a load generator that
-// was busy with something else, which says nearly nothing as long as it does not happen time and again.
+// hardly ever holds. So a trial that fails far below the knee is doubted, and tried again. More so one in which the load
+// generator was busy itself.
 const (
 	wrongFail    = 0.05
-	wrongLimited = 0.3
+	wrongLimited = 0.15
 	wrongHold    = 0.005
 )
 
@@ -59,7 +59,9 @@ func newBelief(s Settings, trials []result.Trial) *belief {
 			row[i] = math.Log(width.chance)
 		}
 		for i := range trials {
-			learn(row, b.knees, &trials[i], width.width)
+			if counts(trials, i) {
+				learn(row, b.knees, &trials[i], width.width)
+			}
 		}
 		best = max(best, slices.Max(row))
 		b.weight = append(b.weight, row)
@@ -77,6 +79,32 @@ func newBelief(s Settings, trials []result.Trial) *belief {
 		}
 	}
 	return b
+}
+
+// counts says whether a trial is looked at. A limited one is when a lower rate has held right after it: what has disturbed the load generator
+// was the rate then, and not something else.
+func counts(trials []result.Trial, i int) bool {
+	return trials[i].Verdict != result.Limited ||
+		i+1 < len(trials) && trials[i+1].Verdict == result.Held && trials[i+1].Rate < trials[i].Rate
+}
+
+// control returns the rate that shows whether the limited trials at the end count: the highest below the first of them that has held; 0: none has.
+func control(trials []result.Trial) (rate float64) {
+	n := len(trials) - limitedInRow(trials)
+	for i := range trials[:n] {
+		if t := &trials[i]; t.Verdict == result.Held && t.Rate <= 0.95*trials[n].Rate {
+			rate = max(rate, t.Rate)
+		}
+	}
+	return rate
+}
+
+// limitedInRow returns how many trials at the end were limited.
+func limitedInRow(trials []result.Trial) (n int) {
+	for n < len(trials) && trials[len(trials)-1-n].Verdict == result.Limited {
+		n++
+	}
+	return n
 }
 
 // learn adds the logarithms of the chances that t ends as it did.

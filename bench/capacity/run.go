@@ -195,6 +195,8 @@ func (s *search) trial(ctx context.Context, step Step) (result.Trial, error) {
 			return result.Trial{}, err
 		}
 	}
+	// A disturbance of the load generator is given the longer to pass the more often it was seen.
+	pause(ctx, time.Duration(limitedInRow(trials))*time.Second)
 	length := s.length(step)
 	left := s.cfg.Budget - time.Since(s.start)
 	if left < length {
@@ -364,10 +366,17 @@ func (s *search) drain(ctx context.Context) error {
 			s.doubt = fmt.Sprintf("%v after the trial before, a request still took %s, idle %s", maxDrain, result.Time(r.Service.Max()), result.Time(s.idle))
 			return nil
 		}
-		select {
-		case <-time.After(probePause):
-		case <-ctx.Done():
-		}
+		pause(ctx, probePause)
+	}
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

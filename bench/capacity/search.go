@@ -1,8 +1,8 @@
 package capacity
 
 import (
+	"cmp"
 	"fmt"
-	"slices"
 	"strconv"
 
 	"icapgate/bench/result"
@@ -19,6 +19,9 @@ const roughly = 1.8
 
 // MaxTrials bounds a search that never gets precise.
 const MaxTrials = 500
+
+// maxLimited is how many limited trials in a row end a search: the disturbance of the load generator does not pass.
+const maxLimited = 15
 
 // Settings say where to search, and how precisely.
 type Settings struct {
@@ -72,18 +75,22 @@ func Search(s Settings, trials []result.Trial, run func(Step) (result.Trial, err
 }
 
 // next returns the trial to make after others: the rate is doubled until a trial fails; then it is where the knee is as probably above
-// as below. done: there is none.
+// as below. After a limited trial a lower rate is tried that has held before. done: there is none.
 func next(s Settings, trials []result.Trial) (step Step, done bool) {
 	if len(trials) == 0 {
 		return Step{s.From, true}, false
 	}
-	if len(trials) >= MaxTrials {
+	if len(trials) >= MaxTrials || limitedInRow(trials) >= maxLimited {
 		return Step{}, true
+	}
+	last := &trials[len(trials)-1]
+	if last.Verdict == result.Limited {
+		return Step{cmp.Or(control(trials), s.From), last.Rough}, false
 	}
 	held, failed := extremes(trials)
 	if failed == 0 {
 		if limit := s.limit(); held >= limit {
-			return Step{limit, false}, !trials[len(trials)-1].Rough
+			return Step{limit, false}, !last.Rough
 		}
 		return Step{min(2*held, s.limit()), true}, false
 	}
@@ -131,7 +138,13 @@ func Find(s Settings, trials []result.Trial) result.Finding {
 	f := result.Finding{Outcome: result.Unfinished, Confidence: Confidence}
 	f.Held, f.Failed = extremes(trials)
 	failed := f.Failed > 0
-	if long := slices.DeleteFunc(slices.Clone(trials), func(t result.Trial) bool { return t.Rough }); len(long) > 0 { // they say more
+	var long []result.Trial // they say more
+	for i := range trials {
+		if !trials[i].Rough && counts(trials, i) {
+			long = append(long, trials[i])
+		}
+	}
+	if len(long) > 0 {
 		f.Held, f.Failed = extremes(long)
 	}
 	if !failed {
@@ -142,9 +155,6 @@ func Find(s Settings, trials []result.Trial) result.Finding {
 	}
 	b := newBelief(s, trials)
 	switch {
-	case b.below(s.From) > certain && limited(trials, s.From):
-		f.Outcome = result.GeneratorLimit
-		return f
 	case b.below(s.From) > certain:
 		f.Outcome = result.Below
 		return f
@@ -154,6 +164,9 @@ func Find(s Settings, trials []result.Trial) result.Finding {
 		return f
 	}
 	if held, _ := extremes(trials); held == 0 { // and it is not certain that nothing does
+		if limitedInRow(trials) == len(trials) {
+			f.Outcome = result.GeneratorLimit
+		}
 		return f
 	}
 	f.Knee, f.Width = b.quantile(0.5), b.width()
@@ -170,12 +183,15 @@ func Find(s Settings, trials []result.Trial) result.Finding {
 	return f
 }
 
-// limited says whether the load generator was the limit in at least half of the trials that bound the knee from above.
+// limited says whether the load generator was the limit: at the end, or in at least half of the trials that bound the knee from above.
 func limited(trials []result.Trial, high float64) bool {
+	if limitedInRow(trials) >= maxLimited {
+		return true
+	}
 	all, own := 0, 0
 	for i := range trials {
 		t := &trials[i]
-		if t.Verdict == result.Held || t.Rate > 1.5*high {
+		if t.Verdict == result.Held || t.Rate > 1.5*high || !counts(trials, i) {
 			continue
 		}
 		all++

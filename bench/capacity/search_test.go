@@ -107,7 +107,7 @@ func TestSearchOutcomes(t *testing.T) {
 		{"all hold without a limit", target{knee: 1e9}, Settings{10, 0, 0.02}, result.AtLeast, 1e6, 19},
 		{"the load generator", target{knee: 1e9, own: 700}, Settings{10, 0, 0.02}, result.GeneratorLimit, 700, 60},
 		{"the load generator far above", target{knee: 345.03, own: 500}, Settings{10, 0, 0.02}, result.Found, 345.03, 45},
-		{"the load generator at once", target{knee: 345.03, own: 5}, Settings{10, 0, 0.02}, result.GeneratorLimit, 0, 10},
+		{"the load generator at once", target{knee: 345.03, own: 5}, Settings{10, 0, 0.02}, result.GeneratorLimit, 0, maxLimited},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -161,6 +161,23 @@ func TestSearchGoesOn(t *testing.T) {
 		if got := mustSearch(t, s, before, sharp); !slices.EqualFunc(got, want, func(a, b result.Trial) bool { return a.Rate == b.Rate && a.Verdict == b.Verdict }) {
 			t.Errorf("after %d trials it went another way", n)
 		}
+	}
+}
+
+// TestSearchWaitsOut has a load generator that is disturbed for some trials near the knee, and then is not any more.
+func TestSearchWaitsOut(t *testing.T) {
+	f := &target{knee: 345.03, width: 0.01, rng: rand.New(rand.NewPCG(1, 1))}
+	s := Settings{From: 10, Precision: 0.02}
+	n := 0
+	all := mustSearch(t, s, nil, func(step Step) (result.Trial, error) {
+		trial, err := f.run(step)
+		if n++; n > 12 && n <= 24 {
+			trial.Verdict = result.Limited
+		}
+		return trial, err
+	})
+	if found := Find(s, all); found.Outcome != result.Found || found.Low > 345 || found.High < 345 {
+		t.Errorf("found %+v after %d trials", found, len(all))
 	}
 }
 

@@ -230,14 +230,19 @@ func (f *Finding) extremes() string {
 
 // FirstBroken returns the trial that shows what gives way first: of those that failed, the nearest to the knee. nil: none failed.
 func (c *Capacity) FirstBroken() *Trial {
-	var first *Trial
-	away := func(t *Trial) float64 { return math.Abs(math.Log(t.Rate / max(c.Finding.Knee, 1e-9))) }
-	for i := range c.Trials {
-		if t := &c.Trials[i]; t.Verdict != Held && (first == nil || away(t) < away(first)) {
-			first = t
+	for _, verdict := range []Verdict{Failed, Limited} {
+		var first *Trial
+		away := func(t *Trial) float64 { return math.Abs(math.Log(t.Rate / max(c.Finding.Knee, 1e-9))) }
+		for i := range c.Trials {
+			if t := &c.Trials[i]; t.Verdict == verdict && (first == nil || away(t) < away(first)) {
+				first = t
+			}
+		}
+		if first != nil {
+			return first
 		}
 	}
-	return first
+	return nil
 }
 
 // broken says what did not hold.
