@@ -30,6 +30,7 @@ var policies = []struct {
 }{
 	{"round_robin", func() Policy { return new(roundRobin) }},
 	{"least_inflight", func() Policy { return new(leastInFlight) }},
+	{"random_two", func() Policy { return &randomTwo{newDice()} }},
 }
 
 // New makes a policy by its name in the configuration (pools[].balance).

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -26,14 +27,21 @@ func TestNew(t *testing.T) {
 	}
 }
 
+// byChance are the policies that draw lots: their shares follow the weights as those of dice do.
+var byChance = map[string]bool{"random_two": true}
+
 // TestEveryPolicy holds every policy in the table to what the package promises.
 func TestEveryPolicy(t *testing.T) {
 	for _, p := range policies {
 		t.Run(p.name, func(t *testing.T) {
 			t.Run("nothing to pick", func(t *testing.T) { testNothing(t, p.make) })
 			t.Run("only open targets", rapid.MakeCheck(func(t *rapid.T) { propertyOpen(t, p.make) }))
-			t.Run("shares follow weights", rapid.MakeCheck(func(t *rapid.T) { propertyShares(t, p.make) }))
-			t.Run("shares after a change", rapid.MakeCheck(func(t *rapid.T) { propertyChange(t, p.make) }))
+			if byChance[p.name] {
+				t.Run("shares by chance", rapid.MakeCheck(func(t *rapid.T) { propertyChance(t, p.make) }))
+			} else {
+				t.Run("shares follow weights", rapid.MakeCheck(func(t *rapid.T) { propertyShares(t, p.make) }))
+				t.Run("shares after a change", rapid.MakeCheck(func(t *rapid.T) { propertyChange(t, p.make) }))
+			}
 			t.Run("no allocation", func(t *testing.T) { testAllocs(t, p.make) })
 		})
 	}
@@ -139,6 +147,36 @@ func propertyChange(t *rapid.T, fresh func() Policy) {
 			if off := float64(got[i]) - share; off > 4 || off < -4 {
 				t.Fatalf("target %d of %+v: %d picks of the first %d, share %.1f", i, targets, got[i], n, share)
 			}
+		}
+	}
+}
+
+// propertyChance: shares follow the weights, and after targets have come, gone and changed their weight, the new weights at once.
+func propertyChance(t *rapid.T, fresh func() Policy) {
+	p := fresh()
+	targets := drawTargets(t, 1, 8)
+	requireChance(t, p, targets)
+	for i := range targets {
+		targets[i].Usable = i == 0 || rapid.Bool().Draw(t, "usable")
+		targets[i].Weight = rapid.Int32Range(1, 100).Draw(t, "weight")
+	}
+	requireChance(t, p, targets)
+}
+
+// requireChance makes many picks and wants each target as often as its weight, within 7 standard deviations and 5 picks.
+func requireChance(t *rapid.T, p Policy, targets []Target) {
+	const picks = 1000
+	got := make([]int, len(targets))
+	for range picks {
+		got[p.Pick(targets)]++
+	}
+	for i := range targets {
+		share := 0.0
+		if targets[i].open() {
+			share = float64(targets[i].Weight) / float64(sum(targets))
+		}
+		if off := float64(got[i]) - picks*share; math.Abs(off) > 7*math.Sqrt(picks*share*(1-share))+5 {
+			t.Fatalf("picks %v, want the weights of %+v", got, targets)
 		}
 	}
 }
