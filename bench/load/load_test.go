@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -404,4 +405,20 @@ func trueEcho(request []byte) []byte {
 	_, message, _ := bytes.Cut(request, []byte("\r\n\r\n"))
 	offset := bytes.Index(message, []byte("\r\n\r\n")) + 4
 	return append(fmt.Appendf(nil, "ICAP/1.0 200 OK\r\nEncapsulated: req-hdr=0, req-body=%d\r\n\r\n", offset), message...)
+}
+
+// TestRefusedRequestsKeepTheConnection has a server that answers every other request with an error, as one that is full does. The connection is
+// as good as before, and a client goes on with it; TLS handshakes for each would be a load of their own.
+func TestRefusedRequestsKeepTheConnection(t *testing.T) {
+	var n atomic.Int64
+	stub := dlpstub.Config{Treat: func(_ *dlpstub.Request, how *dlpstub.Treatment) {
+		if n.Add(1)%2 == 0 {
+			how.Status = 503
+		}
+	}}
+	cfg := Config{Mix: mustMix(t, small, 10), Connections: 1, Requests: 20}
+	cfg.Target, _ = serve(t, stub)
+	if r := mustRun(t, cfg); r.Requests != 10 || r.Failed != 10 || r.Errors[bench.Status].Count != 10 || r.Dials != 1 {
+		t.Errorf("%d requests over %d connections, %+v", r.Requests, r.Dials, r.Errors)
+	}
 }

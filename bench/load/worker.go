@@ -121,7 +121,8 @@ func (w *worker) do(ctx context.Context, j job) {
 		return
 	}
 	w.lastUsed = w.times.done
-	if err != nil || !w.conn.Reusable() || w.requests == w.load.cfg.PerConn {
+	wrong := err != nil && err != w.refused // an answer that only says no leaves the connection as it was
+	if wrong || !w.conn.Reusable() || w.requests == w.load.cfg.PerConn {
 		w.disconnect()
 	}
 }
