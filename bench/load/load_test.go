@@ -292,18 +292,22 @@ func TestFaultyClients(t *testing.T) {
 	}
 }
 
-// TestStaleConnections has a server that closes what is idle: a client that looks before it sends loses nothing.
+// TestStaleConnections has servers that close what is idle, or after each answer without a word: a client that looks before it sends loses nothing.
 func TestStaleConnections(t *testing.T) {
 	server, client := testTLS(t)
-	for _, secure := range []bool{false, true} {
-		stub := dlpstub.Config{IdleTimeout: 20 * time.Millisecond}
-		cfg := Config{Mix: mustMix(t, small, 10), Connections: 1, Requests: 3, Stages: Constant(4, 0)}
-		if secure {
-			stub.TLS, cfg.TLS = server, client
-		}
-		cfg.Target, _ = serve(t, stub)
-		if r := mustRun(t, cfg); r.Requests != 3 || r.Failed != 0 || r.Dials != 3 {
-			t.Errorf("TLS %v: %d requests over %d connections, %+v", secure, r.Requests, r.Dials, r.Errors)
+	for _, stub := range []dlpstub.Config{{IdleTimeout: 20 * time.Millisecond}, {CloseAfter: 1, SilentClose: true}} {
+		for _, secure := range []bool{false, true} {
+			cfg := Config{Mix: mustMix(t, small, 10), Connections: 1, Requests: 3, Stages: Constant(4, 0)}
+			if stub.SilentClose {
+				cfg.Stages = Constant(12, 0)
+			}
+			if secure {
+				stub.TLS, cfg.TLS = server, client
+			}
+			cfg.Target, _ = serve(t, stub)
+			if r := mustRun(t, cfg); r.Requests != 3 || r.Failed != 0 || r.Dials != 3 {
+				t.Errorf("silent close %v, TLS %v: %d requests over %d connections, %+v", stub.SilentClose, secure, r.Requests, r.Dials, r.Errors)
+			}
 		}
 	}
 }
