@@ -46,8 +46,8 @@ type Config struct {
 	// testing/synctest bubble takes no real time.
 	Dial func(context.Context) (net.Conn, error)
 
-	// Progress, if set, is called once a second with the figures so far. They are its own, except that the timeline may be looked at during the
-	// call only.
+	// Progress, if set, is called once a second with the figures so far, without those of the entries. They are its own, except that the
+	// timeline may be looked at during the call only.
 	Progress func(*result.Result)
 }
 

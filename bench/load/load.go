@@ -263,7 +263,7 @@ func (l *load) cutWhenEnded(ctx context.Context, workers []*worker) (stop func()
 	}
 }
 
-// figures returns the figures so far.
+// figures returns the figures so far, but for those of the entries.
 func (l *load) figures() *result.Result {
 	r := result.New()
 	r.Label, r.Setup, r.Started = l.cfg.Label, l.setup, l.start
@@ -280,6 +280,9 @@ func (l *load) figures() *result.Result {
 // finish returns what came of it all. c is nil if nothing was sent.
 func (l *load) finish(ctx context.Context, c *collector) *result.Result {
 	r := l.figures()
+	for _, s := range l.shards {
+		s.addEntriesTo(r)
+	}
 	r.Interrupted = ctx.Err() != nil
 	if c != nil {
 		r.Timeline = c.timeline

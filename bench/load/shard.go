@@ -23,6 +23,7 @@ type shard struct {
 	mu      sync.Mutex // guards the rest
 	ended   int64      // requests, those of the warm-up included
 	figures result.Result
+	entries []result.Entry // of the scenario, for figures
 	servers map[string]*server
 	second  result.Point // the current one
 	sent    numbers      // of the requests that had an incident id
@@ -42,19 +43,14 @@ func newShards(entries []scenario.Entry, incidents bool) []*shard {
 		shards[i] = &shard{incidents: incidents, figures: *result.New(), servers: map[string]*server{}, second: result.NewPoint()}
 		for _, e := range entries {
 			own := result.Entry{Name: e.Name, Method: e.Method.String(), Latency: result.NewHistogram()}
-			shards[i].figures.Entries = append(shards[i].figures.Entries, own)
+			shards[i].entries = append(shards[i].entries, own)
 		}
 	}
 	return shards
 }
 
-// serverOf returns the counter of the server that calls itself name, nil if it has no name.
+// serverOf returns the counter of the server that calls itself name. It needs s.mu.
 func (s *shard) serverOf(name []byte) *server {
-	if len(name) == 0 {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if c := s.servers[string(name)]; c != nil {
 		return c
 	}
@@ -108,7 +104,7 @@ func (s *shard) record(j job, w *worker, t *times, err error) {
 		return
 	}
 	f := &s.figures
-	e := &f.Entries[w.req.Entry]
+	e := &s.entries[w.req.Entry]
 	f.Begun++
 	if delay := t.begun.Sub(j.planned); w.load.cfg.open() {
 		f.Late.Delay.Record(delay)
@@ -140,9 +136,10 @@ func (s *shard) record(j job, w *worker, t *times, err error) {
 	if w.newHeads {
 		f.NewHeads++
 	}
-	if w.server != nil {
-		w.server.requests++
-		w.server.second++
+	if len(w.server) > 0 {
+		c := s.serverOf(w.server)
+		c.requests++
+		c.second++
 	}
 	latency := t.done.Sub(j.planned)
 	f.Latency.Record(latency)
@@ -224,7 +221,7 @@ func (s *shard) takeSecond(spare result.Point) result.Point {
 	return p
 }
 
-// addTo adds the figures to r.
+// addTo adds the figures to r, but for those of the entries.
 func (s *shard) addTo(r *result.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -233,4 +230,11 @@ func (s *shard) addTo(r *result.Result) {
 		r.AddServer(name, c.requests)
 	}
 	r.Seconds = max(r.Seconds, s.end.Sub(r.Started).Seconds())
+}
+
+// addEntriesTo adds the figures of the entries to r. There may be many, and workers wait for that long.
+func (s *shard) addEntriesTo(r *result.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.Add(&result.Result{Entries: s.entries})
 }

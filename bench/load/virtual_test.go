@@ -264,3 +264,18 @@ func TestIdleConnections(t *testing.T) {
 		}
 	})
 }
+
+// TestProgress has the figures so far without those of the entries, which are in the result.
+func TestProgress(t *testing.T) {
+	virtually(t, dlpstub.Config{Name: "one"}, func(t *testing.T, _ *dlpstub.Server, dial func(context.Context) (net.Conn, error)) {
+		var seen []*result.Result
+		show := func(r *result.Result) { seen = append(seen, r) }
+		r := mustRun(t, Config{Mix: mustMix(t, small, 100), Dial: dial, Stages: Constant(10, 0), Duration: 2500 * time.Millisecond, Progress: show})
+		if len(seen) != 2 || seen[0].Requests < 10 || seen[1].Requests < 20 || seen[1].Servers["one"] != seen[1].Requests || len(seen[1].Entries) != 0 {
+			t.Errorf("%d reports: %+v", len(seen), seen)
+		}
+		if r.Requests != 25 || len(r.Entries) != 1 || r.Entries[0].Requests != 25 || r.Servers["one"] != 25 {
+			t.Errorf("%d requests, entries %+v, servers %v", r.Requests, r.Entries, r.Servers)
+		}
+	})
+}

@@ -39,12 +39,12 @@ type worker struct {
 	// Of the answer that is being read.
 	times    times
 	status   int
-	server   *server // nil: unnamed
-	received int64   // bytes of the body
-	modified bool    // a block page, not an echo
-	newHeads bool    // an echo with other encapsulated heads
-	differs  bool    // the body is another one
-	refused  error   // the status is none that is expected
+	server   []byte // as it names itself; empty: it does not
+	received int64  // bytes of the body
+	modified bool   // a block page, not an echo
+	newHeads bool   // an echo with other encapsulated heads
+	differs  bool   // the body is another one
+	refused  error  // the status is none that is expected
 }
 
 func newWorker(l *load, index int) *worker {
@@ -229,7 +229,7 @@ func (w *worker) Head(r *icap.Response, _ []byte) error {
 	if !w.req.Expected(r.Status) {
 		w.refused = &bench.Error{Kind: bench.Status, Err: fmt.Errorf("%d %s", r.Status, bench.Printable(r.Reason))}
 	}
-	w.server = w.shard.serverOf(r.Get(w.load.cfg.ServerHeader))
+	w.server = append(w.server[:0], r.Get(w.load.cfg.ServerHeader)...)
 	return nil
 }
 
