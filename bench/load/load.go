@@ -170,14 +170,9 @@ func (l *load) pace(ctx context.Context, sleep func(time.Duration)) {
 	measured := int64(0)
 	behind := false // a request had to wait, and the next ones with it
 	for n := uint64(0); ; n++ {
-		at, ok := plan.plan()
-		planned := l.origin.Add(at)
-		warm := planned.Before(l.start)
-		if !ok || !warm && l.enough(planned, measured) {
+		planned, warm, ok := l.due(plan, &measured)
+		if !ok {
 			return
-		}
-		if !warm {
-			measured++
 		}
 		if d := time.Until(planned); d > 0 {
 			sleep(d)
@@ -200,7 +195,7 @@ func (l *load) pace(ctx context.Context, sleep func(time.Duration)) {
 		case <-ctx.Done():
 			return
 		case <-over:
-			l.countUnsent(plan, measured)
+			l.countUnsent(plan, warm, measured)
 			return
 		}
 	}
@@ -211,16 +206,29 @@ func (l *load) enough(t time.Time, measured int64) bool {
 	return !l.end.IsZero() && !t.Before(l.end) || l.cfg.Requests > 0 && measured >= l.cfg.Requests
 }
 
-// countUnsent counts the request that has just waited in vain and all that were still to come.
-func (l *load) countUnsent(plan *arrivals, measured int64) {
-	unsent := int64(1)
-	for {
-		at, ok := plan.plan()
-		if !ok || l.enough(l.origin.Add(at), measured) {
-			break
+// due returns when the next request of the plan begins and whether it belongs to the warm-up, and counts it in measured if not; false: there is
+// none.
+func (l *load) due(plan *arrivals, measured *int64) (planned time.Time, warm, ok bool) {
+	at, ok := plan.plan()
+	planned = l.origin.Add(at)
+	warm = planned.Before(l.start)
+	if !ok || !warm && l.enough(planned, *measured) {
+		return planned, warm, false
+	}
+	if !warm {
+		*measured++
+	}
+	return planned, warm, true
+}
+
+// countUnsent counts the request that has just waited in vain and all that were still to come, but for those of the warm-up.
+func (l *load) countUnsent(plan *arrivals, warm bool, measured int64) {
+	unsent := int64(0)
+	for ok := true; ok; {
+		if !warm {
+			unsent++
 		}
-		measured++
-		unsent++
+		_, warm, ok = l.due(plan, &measured)
 	}
 	l.unsent.Store(unsent)
 }

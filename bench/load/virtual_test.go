@@ -152,15 +152,25 @@ func TestStartAt(t *testing.T) {
 	})
 }
 
-// TestUnsent has a server that answers nothing: what was planned behind the requests that wait for it counts too.
+// TestUnsent has a server that answers nothing: what was planned behind the requests that wait for it counts too, but nothing of the warm-up.
 func TestUnsent(t *testing.T) {
-	virtually(t, dlpstub.Config{Latency: time.Hour}, func(t *testing.T, _ *dlpstub.Server, dial func(context.Context) (net.Conn, error)) {
-		r := mustRun(t, Config{Mix: mustMix(t, small, 100), Dial: dial, Connections: 2, Stages: Constant(10, 5*time.Second), Timeout: 20 * time.Second})
-		timeouts, unsent := r.Errors[bench.Timeout], r.Errors[bench.Unsent]
-		if timeouts == nil || unsent == nil || timeouts.Count != 2 && timeouts.Count != 4 || timeouts.Count+unsent.Count != 50 || r.Failed != 50 || r.Requests != 0 {
-			t.Errorf("%+v %+v, %d failed, %d answered", timeouts, unsent, r.Failed, r.Requests)
-		}
-	})
+	for _, warmUp := range []time.Duration{0, 10 * time.Second} {
+		virtually(t, dlpstub.Config{Latency: time.Hour}, func(t *testing.T, _ *dlpstub.Server, dial func(context.Context) (net.Conn, error)) {
+			r := mustRun(t, Config{
+				Mix: mustMix(t, small, 100), Dial: dial, Connections: 2, Stages: Constant(10, 5*time.Second), WarmUp: warmUp, Timeout: 20 * time.Second,
+			})
+			unsent, timeouts := r.Errors[bench.Unsent], int64(0)
+			if e := r.Errors[bench.Timeout]; e != nil {
+				timeouts = e.Count
+			}
+			if r.Requests != 0 || r.Failed != 50 || unsent == nil || timeouts+unsent.Count != 50 {
+				t.Errorf("warm-up %v: %d timeouts, %+v, %d failed, %d answered", warmUp, timeouts, unsent, r.Failed, r.Requests)
+			}
+			if tried := timeouts + r.WarmUp.Failed; tried != 2 && tried != 4 {
+				t.Errorf("warm-up %v: %d requests have timed out", warmUp, tried)
+			}
+		})
+	}
 }
 
 // TestInterrupt ends runs early. What is under way may end, but not for long.
