@@ -32,12 +32,12 @@ func newFaulty(l *load) *faulty {
 	return f
 }
 
-// begin sends a request as the faulty client that it is meant for. s is where it counts.
-func (f *faulty) begin(req *scenario.Request, s *shard) {
+// begin sends a request as the faulty client that it is meant for. s is where it counts, unless it belongs to the warm-up.
+func (f *faulty) begin(req *scenario.Request, warm bool, s *shard) {
 	select {
 	case f.slots <- struct{}{}:
 	default:
-		s.recordFault(req, fmt.Sprintf("skipped: %d were there already", maxFaulty))
+		s.recordFault(req, warm, fmt.Sprintf("skipped: %d were there already", maxFaulty))
 		return
 	}
 	n := req.N
@@ -45,7 +45,7 @@ func (f *faulty) begin(req *scenario.Request, s *shard) {
 		defer func() { <-f.slots }()
 		// The request is made again, as the worker's is its own.
 		c := &faultyClient{req: f.load.cfg.Mix.NewSource(f.load.cfg.Seed).Next(n), ctx: f.ctx}
-		s.recordFault(c.req, c.run(f.load))
+		s.recordFault(c.req, warm, c.run(f.load))
 	})
 }
 

@@ -191,10 +191,13 @@ func (s *shard) recordIncident(req *scenario.Request, failed bool) {
 }
 
 // recordFault counts the request of a faulty client.
-func (s *shard) recordFault(req *scenario.Request, outcome string) {
+func (s *shard) recordFault(req *scenario.Request, warm bool, outcome string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.recordIncident(req, true)
+	if warm {
+		return
+	}
 	kind := string(req.Fault.Kind)
 	f := s.figures.Faults[kind]
 	if f == nil {

@@ -289,3 +289,15 @@ func TestProgress(t *testing.T) {
 		}
 	})
 }
+
+// TestFaultyClientsOfTheWarmUp has every second client be faulty, from the begin of the warm-up on: only those after it count.
+func TestFaultyClientsOfTheWarmUp(t *testing.T) {
+	virtually(t, dlpstub.Config{}, func(t *testing.T, _ *dlpstub.Server, dial func(context.Context) (net.Conn, error)) {
+		s := scenario.Single(small, 100)
+		s.Faults = []scenario.FaultType{{Kind: scenario.HalfClose, Share: 0.5, Rate: 1}}
+		r := mustRun(t, Config{Mix: mustCompile(t, s), Dial: dial, Stages: Constant(100, time.Second), WarmUp: 3 * time.Second, Seed: 1})
+		if f := r.Faults[string(scenario.HalfClose)]; f == nil || r.Requests+f.Count != 100 || r.WarmUp.Requests < 100 || r.WarmUp.Requests > 200 {
+			t.Errorf("%d requests and %+v after %d of the warm-up", r.Requests, f, r.WarmUp.Requests)
+		}
+	})
+}

@@ -95,7 +95,7 @@ func (w *worker) run(ctx context.Context) {
 func (w *worker) do(ctx context.Context, j job) {
 	w.req = w.source.Next(j.n)
 	if w.req.Fault.Kind != "" {
-		w.load.faulty.begin(w.req, w.shard)
+		w.load.faulty.begin(w.req, j.warm, w.shard)
 		return
 	}
 	w.shard.begun.Add(1)
