@@ -76,20 +76,25 @@ func (cfg *Config) check() error {
 		return errors.New("a load needs a scenario")
 	}
 	for i, s := range cfg.Stages {
-		if s.Rate < 0 || s.Seconds < 0 || !(s.Rate <= maxRate) || !(s.Seconds <= maxSeconds) {
-			return fmt.Errorf("stage %d goes to %g/s in %g s, allowed: a rate of 0 to %g in a time of 0 to %g", i+1, s.Rate, s.Seconds, float64(maxRate), float64(maxSeconds))
+		if s.Rate != 0 && !(s.Rate >= minRate && s.Rate <= maxRate) || !(s.Seconds >= 0 && s.Seconds <= maxSeconds) {
+			return fmt.Errorf("stage %d goes to %g/s in %g s, allowed: a rate of 0, or %g to %g, in a time of 0 to %g",
+				i+1, s.Rate, s.Seconds, minRate, float64(maxRate), float64(maxSeconds))
 		}
 	}
 	switch {
 	case cfg.Connections < 1:
 		return errors.New("at least one connection is needed")
-	case cfg.Requests <= 0 && cfg.Length() <= 0:
+	case cfg.Requests < 0:
+		return errors.New("the number of requests cannot be negative")
+	case cfg.PerConn < 0:
+		return errors.New("the number of requests after which a connection is closed cannot be negative")
+	case cfg.Requests == 0 && cfg.Length() <= 0:
 		return errors.New("a number of requests or a duration is needed")
 	case cfg.Duration < 0 || cfg.WarmUp < 0:
 		return errors.New("times cannot be negative")
 	case cfg.Timeout <= 0:
 		return errors.New("the timeout must be above 0")
-	case cfg.Resume < 0 || cfg.Resume > 1:
+	case !(cfg.Resume >= 0 && cfg.Resume <= 1):
 		return errors.New("the share of resumed sessions must be between 0 and 1")
 	case cfg.open() && cfg.WarmUp > 0 && firstRate(cfg.Stages) == 0:
 		return errors.New("a warm-up needs a rate to begin with: put a stage without length before the others, such as 0s:100")
@@ -100,6 +105,7 @@ func (cfg *Config) check() error {
 }
 
 const (
-	maxRate    = 10e6        // requests per second
+	minRate    = 1e-6 // requests per second; far below, the time of the next one would be beyond what a time can be
+	maxRate    = 10e6
 	maxSeconds = 366 * 864e2 // a year
 )

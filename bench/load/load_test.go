@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -237,6 +238,12 @@ func TestConfig(t *testing.T) {
 	f(func(c *Config) { c.Requests = 0 }, "duration")
 	f(func(c *Config) { c.Duration = -1 }, "negative")
 	f(func(c *Config) { c.Stages = Constant(-1, 0) }, "stage 1")
+	f(func(c *Config) { c.Requests = -1; c.Duration = 1 }, "negative")
+	f(func(c *Config) { c.PerConn = -1 }, "negative")
+	f(func(c *Config) { c.Stages = Constant(math.NaN(), 0) }, "stage 1")
+	f(func(c *Config) { c.Stages = Constant(1e-12, 0) }, "stage 1")
+	f(func(c *Config) { c.Stages = []result.Stage{{Seconds: math.NaN(), Rate: 1}} }, "stage 1")
+	f(func(c *Config) { c.Resume = math.NaN() }, "resumed")
 	f(func(c *Config) { c.Stages = Constant(0, 0) }, "the rate is 0")
 	f(func(c *Config) { c.Stages = []result.Stage{{Seconds: 1, Rate: 10}}; c.WarmUp = 1 }, "warm-up")
 	f(func(c *Config) { c.Timeout = 0 }, "timeout")

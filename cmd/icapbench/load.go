@@ -130,7 +130,7 @@ func (c *loadCmd) plan(cfg *load.Config, s *scenario.Scenario) error {
 	if cfg.WarmUp == 0 {
 		cfg.WarmUp = time.Duration(s.WarmUp)
 	}
-	if rate < 0 {
+	if !(rate >= 0) {
 		return fmt.Errorf("bad rate %g: want requests per second, above 0", rate)
 	}
 	if rate > 0 {
