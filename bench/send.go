@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
 	"icapgate/icap"
 )
@@ -248,10 +249,11 @@ func (x *exchange) printLines(prefix string, heads []byte) {
 	}
 }
 
-// Printable makes bytes that could play tricks with a terminal visible.
+// Printable makes visible what could play tricks with a terminal: control characters, and those that have no width or turn the direction of
+// writing.
 func Printable(p []byte) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r == 0x7f || r == 0xfffd || r >= 0x80 && r < 0xa0 {
+		if r != '\t' && !unicode.IsPrint(r) || r == unicode.ReplacementChar {
 			return '?'
 		}
 		return r

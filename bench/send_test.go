@@ -160,3 +160,17 @@ func TestTLSOptions(t *testing.T) {
 		}
 	}
 }
+
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain text\twith \u00e4, \u4e2d and \U0001f600": "plain text\twith \u00e4, \u4e2d and \U0001f600",
+		"\x1b[31m\x07\x00\x7f\r\n":                       "?[31m?????",
+		"\u009b31m":                                      "?31m",     // CSI in one character
+		"a\u202eb\u200bc\u00a0d\ufeff":                   "a?b?c?d?", // right to left, no width, no break
+		"\xff\xc3(":                                      "??(",
+	} {
+		if got := Printable([]byte(in)); got != want {
+			t.Errorf("%q is printed as %q, want %q", in, got, want)
+		}
+	}
+}

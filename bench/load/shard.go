@@ -174,7 +174,7 @@ func (s *shard) addError(err error) {
 	if errors.As(err, &e) {
 		kind, err = e.Kind, e.Err
 	}
-	s.figures.AddError(kind, result.Errors{Count: 1, Example: err.Error()})
+	s.figures.AddError(kind, result.Errors{Count: 1, Example: bench.Printable([]byte(err.Error()))}) // a certificate's names may be in it
 	s.second.Failed++
 	s.second.Errors[kind]++
 }
