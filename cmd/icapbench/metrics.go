@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -62,6 +63,9 @@ var bounds = []float64{
 	0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 }
 
+// escaped is a value of a label as Prometheus reads it, which knows no other escapes.
+var escaped = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
 // write writes the figures in the text format of Prometheus, with base units and counters as the gateway has them.
 func (l *live) write(w io.Writer) {
 	r := l.last.Load()
@@ -86,7 +90,7 @@ func (l *live) write(w io.Writer) {
 		failures = append(failures, series{fmt.Sprintf("{kind=%q}", string(kind)), float64(r.Errors[kind].Count)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Servers)) {
-		servers = append(servers, series{fmt.Sprintf("{server=%q}", name), float64(r.Servers[name])})
+		servers = append(servers, series{`{server="` + escaped.Replace(name) + `"}`, float64(r.Servers[name])})
 	}
 	family("icapbench_requests_total", "counter", "Requests that were answered as they should be, by ICAP status.", statuses...)
 	family("icapbench_errors_total", "counter", "Requests that were not, by kind of error.", failures...)

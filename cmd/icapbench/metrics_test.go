@@ -17,7 +17,7 @@ import (
 	"icapgate/bench/result"
 )
 
-var metricLine = regexp.MustCompile(`^[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? [-+.e0-9]+$`)
+var metricLine = regexp.MustCompile(`^[a-z_]+(\{[a-z]+="([^"\\]|\\["\\n])*"(,[a-z]+="[^"]*")*\})? [-+.e0-9]+$`)
 
 func TestMetrics(t *testing.T) {
 	l := &live{}
@@ -26,6 +26,7 @@ func TestMetrics(t *testing.T) {
 	r := result.New()
 	r.Requests, r.Statuses, r.Dials = 3, map[int]int64{204: 2, 200: 1}, 4
 	r.AddServer("one", 3)
+	r.AddServer("a\tb\u00a0\"c\"\\", 1)
 	r.AddError(bench.Status, result.Errors{Count: 5, Example: "503"})
 	r.Late.Waited, r.Late.Generator = 6, 7
 	for _, d := range []time.Duration{90 * time.Microsecond, 4 * time.Millisecond, 70 * time.Second} {
@@ -36,7 +37,8 @@ func TestMetrics(t *testing.T) {
 	l.write(&out)
 	for _, want := range []string{
 		`icapbench_requests_total{code="200"} 1`, `icapbench_requests_total{code="204"} 2`, `icapbench_errors_total{kind="status"} 5`,
-		`icapbench_server_requests_total{server="one"} 3`, `icapbench_connections_total 4`,
+		`icapbench_server_requests_total{server="one"} 3`, "icapbench_server_requests_total{server=\"a\tb\u00a0\\\"c\\\"\\\\\"} 1",
+		`icapbench_connections_total 4`,
 		`icapbench_late_requests_total{reason="no_connection"} 6`, `icapbench_late_requests_total{reason="generator"} 7`,
 		`icapbench_request_duration_seconds_bucket{le="0.0001"} 1`, `icapbench_request_duration_seconds_bucket{le="0.005"} 2`,
 		`icapbench_request_duration_seconds_bucket{le="60"} 2`, `icapbench_request_duration_seconds_bucket{le="+Inf"} 3`,
