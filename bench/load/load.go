@@ -79,6 +79,7 @@ func Run(ctx context.Context, cfg Config) (*result.Result, error) {
 		pause(ctx, time.Until(cfg.StartAt.Add(-lead)))
 	}
 	if !l.connectAll(ctx, workers) {
+		l.start = time.Now()
 		return l.finish(ctx, nil), nil
 	}
 	if !cfg.StartAt.IsZero() {

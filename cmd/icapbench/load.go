@@ -73,6 +73,13 @@ func (c *loadCmd) Run() error {
 			return usageError(err)
 		}
 	}
+	var names []string
+	for _, e := range cfg.Mix.Entries() {
+		names = append(names, e.Name)
+	}
+	if err := knowEntries(conditions, names); err != nil {
+		return usageError(err)
+	}
 	if err := c.plan(&cfg, s); err != nil {
 		return usageError(err)
 	}
@@ -121,7 +128,7 @@ func (c *loadCmd) plan(cfg *load.Config, s *scenario.Scenario) error {
 			stages = append(stages, stage{time.Duration(of.Duration), of.Rate})
 		}
 	}
-	if cfg.Duration == 0 && cfg.Requests == 0 {
+	if cfg.Duration == 0 && cfg.Requests == 0 && c.Stages == nil { // stages have a length of their own
 		cfg.Duration = time.Duration(s.Duration)
 	}
 	if cfg.Duration == 0 && cfg.Requests == 0 && stages == nil {
@@ -145,7 +152,7 @@ func (c *loadCmd) plan(cfg *load.Config, s *scenario.Scenario) error {
 // verdict returns the error that tells how the run ended.
 func verdict(r *result.Result, conditions []result.Condition) error {
 	switch {
-	case r.Dials == 0:
+	case r.Dials == 0 && !(r.Interrupted && r.Failed == 0): // ended before it connected
 		return &exitError{fmt.Errorf("no connection was made to %s", r.Setup.Target), exitConnect}
 	case len(conditions) > 0:
 		if err := failIf(conditions, r); err != nil {

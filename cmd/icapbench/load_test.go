@@ -1,14 +1,21 @@
 package main
 
 import (
+	"bufio"
+	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"icapgate/bench/dlpstub"
+	"icapgate/bench/load"
 	"icapgate/bench/result"
+	"icapgate/bench/scenario"
+	"icapgate/configs"
 )
 
 // TestSeveralMachines has two processes begin a load at the same moment, and merges what they have seen.
@@ -44,6 +51,60 @@ func TestSeveralMachines(t *testing.T) {
 	out, errs, code := runBinary(t, "report", files[0], files[1])
 	if code != exitOK || !strings.Contains(out, "from 2 load generators") || !strings.Contains(out, "requests    80 in") {
 		t.Errorf("%d %s%s", code, out, errs)
+	}
+}
+
+// TestInterruptedWait ends a load by a signal that waits for its start: no connection was made, which is nobody's fault.
+func TestInterruptedWait(t *testing.T) {
+	cmd := exec.Command(binary, "load", "icap://127.0.0.1:1/", "--start-at", time.Now().Add(time.Hour).Format(time.RFC3339))
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	lines := bufio.NewReader(stderr)
+	if first, err := lines.ReadString('\n'); err != nil || !strings.HasPrefix(first, "begins at") {
+		t.Fatalf("%q, %v", first, err)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || !strings.Contains(string(rest), "ended by a signal") {
+		t.Errorf("exit code %d, %s", code, rest)
+	}
+}
+
+// TestPlan puts flags over what a scenario says.
+func TestPlan(t *testing.T) {
+	day := &scenario.Scenario{Duration: configs.Duration(time.Minute), Rate: 5}
+	waves := &scenario.Scenario{Stages: []scenario.Stage{{Duration: configs.Duration(time.Minute), Rate: 5}}}
+	for _, tt := range []struct {
+		flags  loadCmd
+		s      *scenario.Scenario
+		length time.Duration
+		stages []result.Stage
+	}{
+		{loadCmd{}, &scenario.Scenario{}, 10 * time.Second, nil},
+		{loadCmd{}, day, time.Minute, []result.Stage{{Rate: 5}}},
+		{loadCmd{Rate: 7}, day, time.Minute, []result.Stage{{Rate: 7}}},
+		{loadCmd{Duration: time.Hour}, day, time.Hour, []result.Stage{{Rate: 5}}},
+		{loadCmd{Requests: 3}, day, 0, []result.Stage{{Rate: 5}}},
+		{loadCmd{Stages: []stage{{time.Hour, 9}}}, day, time.Hour, []result.Stage{{Seconds: 3600, Rate: 9}}},
+		{loadCmd{}, waves, time.Minute, []result.Stage{{Seconds: 60, Rate: 5}}},
+		{loadCmd{Duration: time.Hour}, waves, time.Hour, []result.Stage{{Seconds: 60, Rate: 5}}},
+	} {
+		var cfg load.Config
+		if err := tt.flags.plan(&cfg, tt.s); err != nil || cfg.Length() != tt.length || !slices.Equal(cfg.Stages, tt.stages) {
+			t.Errorf("%+v: %v, stages %v, %v", tt, cfg.Length(), cfg.Stages, err)
+		}
 	}
 }
 

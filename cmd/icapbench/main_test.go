@@ -200,6 +200,7 @@ func TestExitCodes(t *testing.T) {
 		{"load " + full + " -n 20 --fail-if errors>30", exitOK, "errors>30: ok, it is 20"},
 		{"load " + full + " -n 20 --fail-if errors>10%", exitCondition, "errors>10%: FAILED, it is 100% (20 of 20)"},
 		{"load " + good + " -n 20 --fail-if p99", exitUsage, "p99<50ms"},
+		{"load " + good + " -n 20 --fail-if entry.page.p99>50ms", exitUsage, `the scenario has no entry "page"; it has request`},
 		{"load " + good + " -n 20 --rate=-1", exitUsage, "rate"},
 		{"load " + good + " -n 20 --rate NaN", exitUsage, "bad rate NaN"},
 		{"load " + good + " -n 20 --resume NaN", exitUsage, "between 0 and 1"},

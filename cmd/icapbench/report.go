@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"icapgate/bench/report"
@@ -58,6 +59,13 @@ func (c *reportCmd) Run() error {
 	}
 	merged, err := result.Merge(list)
 	if err != nil {
+		return usageError(err)
+	}
+	var names []string
+	for _, e := range merged.Entries {
+		names = append(names, e.Name)
+	}
+	if err := knowEntries(conditions, names); err != nil {
 		return usageError(err)
 	}
 	proof, err := c.prove(merged)
@@ -188,6 +196,16 @@ func parseConditions(texts []string) ([]result.Condition, error) {
 		list = append(list, c)
 	}
 	return list, nil
+}
+
+// knowEntries says which condition is about an entry that the scenario does not have.
+func knowEntries(conditions []result.Condition, names []string) error {
+	for _, c := range conditions {
+		if e := c.Entry(); e != "" && !slices.Contains(names, e) {
+			return fmt.Errorf("condition %q: the scenario has no entry %q; it has %s", c, e, strings.Join(names, ", "))
+		}
+	}
+	return nil
 }
 
 // failIf prints the verdicts on a result, and returns an error if a condition holds.
