@@ -44,8 +44,8 @@ func TestConditionHolds(t *testing.T) {
 	}
 	f("p50<500ms", true, "495ms")
 	f("p50 <= 0.4s", false, "495ms")
-	f("p99>50ms", true, "980ms")
-	f("p99.9>=1s", false, "989ms")
+	f("p99>50ms", true, "982ms")
+	f("p99.9>=1s", false, "990ms")
 	f("p100<1s", true, "990ms")
 	f("max>991ms", false, "990ms")
 	f("p0<=2ms", true, "1ms")

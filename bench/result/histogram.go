@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -77,8 +78,16 @@ func (h Histogram) Quantile(percent float64) time.Duration {
 	if times == nil {
 		return 0
 	}
-	percent = max(percent, 51/float64(times.TotalCount())) // the library has no first time, only half of it
-	return time.Duration(times.ValueAtQuantile(percent)) * time.Microsecond
+	return time.Duration(valueAt(times, percent)) * time.Microsecond
+}
+
+// valueAt returns the time, in microseconds, that percent of all are not above. The library rounds the rank of that time, so that of 160 times
+// 2 could be above the p99; here it is rounded up, as in other libraries of HdrHistogram.
+func valueAt(times *hdrhistogram.Histogram, percent float64) int64 {
+	n := float64(times.TotalCount())
+	const slack = 1e-9 // of a share in floating point: 99.9 % of 1,000 are 999
+	rank := max(1, math.Ceil(percent/100*n-slack*n))
+	return times.ValueAtQuantile(100 * (rank - 0.25) / n)
 }
 
 // Mean returns the mean; 0 if there is no time.
@@ -149,7 +158,7 @@ func (h Histogram) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := times.ValueAtQuantile
+	q := func(percent float64) int64 { return valueAt(times, percent) }
 	return json.Marshal(struct {
 		figures
 		Histogram string `json:"histogram"`

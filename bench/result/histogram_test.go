@@ -56,6 +56,22 @@ func TestHistogramAgainstSort(t *testing.T) {
 	}
 }
 
+// TestQuantilesOfFew has so few times that each counts: no more may be above a quantile than it says, and no time below it would do.
+func TestQuantilesOfFew(t *testing.T) {
+	for n := 1; n <= 1000; n++ {
+		h := NewHistogram()
+		for i := range n {
+			h.Record(time.Duration(i+1) * time.Microsecond)
+		}
+		for _, percent := range []int{0, 500, 900, 950, 990, 999, 1000} { // in tenths
+			want := max(1, (percent*n+999)/1000)
+			if got := h.Quantile(float64(percent) / 10); got != time.Duration(want)*time.Microsecond {
+				t.Errorf("of the times 1 to %d µs, p%v is %v, want %d µs", n, float64(percent)/10, got, want)
+			}
+		}
+	}
+}
+
 func TestHistogramLimits(t *testing.T) {
 	var none Histogram
 	if none.Count() != 0 || none.Quantile(99) != 0 || none.Mean() != 0 || none.Max() != 0 || none.Bars() != nil {
