@@ -162,7 +162,7 @@ const (
 
 // generator judges whether the load generator itself was the limit.
 func (u usage) generator(r *result.Result) result.Generator {
-	g := result.Generator{CPUSeconds: u.cpu.Seconds(), QueuedSeconds: u.queued.Seconds(), CPUs: runtime.NumCPU(), Limited: []string{}}
+	g := result.Generator{CPUSeconds: u.cpu.Seconds(), QueuedSeconds: u.queued.Seconds(), CPUs: runtime.GOMAXPROCS(0), Limited: []string{}}
 	if r.Seconds == 0 {
 		return g
 	}

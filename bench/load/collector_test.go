@@ -10,7 +10,7 @@ import (
 )
 
 func TestGenerator(t *testing.T) {
-	cpus := time.Duration(runtime.NumCPU())
+	cpus := time.Duration(runtime.GOMAXPROCS(0))
 	f := func(u usage, change func(*result.Result), want string) {
 		t.Helper()
 		r := result.New()
