@@ -21,6 +21,8 @@ const (
 	dialsAtATime = 128
 	// Before a start that was agreed upon connections are made that much earlier, and not when they would be idle for long.
 	connectLead, connectLeadEach = 2 * time.Second, 5 * time.Millisecond
+	// startLate is how much after the time that was agreed upon a run may begin without a word.
+	startLate = time.Second
 	// lateLimit is how much after its planned time a request has to begin to be late. It is above what the timers of an idle machine need.
 	lateLimit = time.Millisecond
 	// cutAfter is how long requests may go on after the end of the context, and faulty clients after that of the run.
@@ -298,6 +300,9 @@ func (l *load) finish(ctx context.Context, c *collector) *result.Result {
 		if l.cfg.Dial == nil { // otherwise times may not be those in which the machine works
 			r.Generator = c.used.generator(r)
 		}
+	}
+	if late := l.origin.Sub(l.cfg.StartAt); c != nil && !l.cfg.StartAt.IsZero() && late > startLate {
+		r.Remarks = append(r.Remarks, fmt.Sprintf("it began %v after the time that was agreed upon", late.Round(100*time.Millisecond)))
 	}
 	r.Incidents = l.incidents()
 	return r

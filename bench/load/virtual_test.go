@@ -149,6 +149,18 @@ func TestStartAt(t *testing.T) {
 		if !r.Started.Equal(at) || r.Requests != 10 {
 			t.Errorf("%d requests from %v on, want %v", r.Requests, r.Started, at)
 		}
+		if len(r.Remarks) > 0 {
+			t.Errorf("remarks %q", r.Remarks)
+		}
+		at = time.Now().Add(4 * time.Second)
+		slow := func(ctx context.Context) (net.Conn, error) {
+			time.Sleep(10 * time.Second)
+			return dial(ctx)
+		}
+		r = mustRun(t, Config{Mix: mustMix(t, small, 100), Dial: slow, StartAt: at, Requests: 10})
+		if late := r.Started.Sub(at); r.Requests != 10 || len(r.Remarks) != 1 || r.Remarks[0] != fmt.Sprintf("it began %v after the time that was agreed upon", late.Round(100*time.Millisecond)) {
+			t.Errorf("%v late: remarks %q", late, r.Remarks)
+		}
 	})
 }
 

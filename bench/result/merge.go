@@ -50,7 +50,9 @@ func Merge(list []*Result) (*Result, error) {
 	m := New()
 	for _, r := range list {
 		m.Machines = append(m.Machines, r.machines()...)
-		m.Remarks = append(m.Remarks, r.Remarks...)
+		for _, remark := range r.Remarks {
+			m.Remarks = append(m.Remarks, r.labelled(remark))
+		}
 	}
 	if err := oneTest(list, m.Machines); err != nil {
 		return nil, err
@@ -381,11 +383,16 @@ func (m *Result) Add(r *Result) {
 	m.Generator.QueuedSeconds += r.Generator.QueuedSeconds
 	m.Generator.CPUs += r.Generator.CPUs
 	for _, reason := range r.Generator.Limited {
-		if r.Label != "" && len(r.Machines) == 0 {
-			reason = r.Label + ": " + reason
-		}
-		m.Generator.Limited = append(m.Generator.Limited, reason)
+		m.Generator.Limited = append(m.Generator.Limited, r.labelled(reason))
 	}
+}
+
+// labelled puts the label of a single load generator before what is said about it.
+func (r *Result) labelled(text string) string {
+	if r.Label == "" || len(r.Machines) > 0 {
+		return text
+	}
+	return r.Label + ": " + text
 }
 
 // addEntry adds an entry of a scenario to the one of the same name and method.

@@ -224,7 +224,7 @@ func TestMergeRemarks(t *testing.T) {
 	f("together for 3.0 s of 17.0 s", func(r *Result) { r.Started = r.Started.Add(7 * time.Second) })
 	f("different headers", func(r *Result) { r.Incidents.Header = "X-ID" })
 	f("1 of 2 load generators had no incident ids", func(r *Result) { r.Incidents = nil })
-	f("clocks", func(r *Result) { r.Remarks = []string{"clocks"} })
+	f("right: clocks", func(r *Result) { r.Remarks = []string{"clocks"} })
 
 	idle := New() // could not connect: has no time
 	idle.Setup = sample().Setup
