@@ -7,14 +7,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
 	"icapgate/bench/capacity"
 	"icapgate/bench/report"
 	"icapgate/bench/result"
-	"icapgate/bench/scenario"
 )
 
 type capacityCmd struct {
@@ -127,24 +125,7 @@ func (c *capacityCmd) config() (capacity.Config, error) {
 	if cfg.Load, _, err = c.requestFlags.config(c.URI); err != nil {
 		return cfg, err
 	}
-	for _, condition := range cfg.SLO {
-		if err := checkEntry(condition, cfg.Load.Mix); err != nil {
-			return cfg, err
-		}
-	}
-	return cfg, nil
-}
-
-// checkEntry says if a condition is about an entry that the scenario does not have.
-func checkEntry(c result.Condition, mix *scenario.Mix) error {
-	var names []string
-	for _, e := range mix.Entries() {
-		names = append(names, e.Name)
-	}
-	if c.Entry() != "" && !slices.Contains(names, c.Entry()) {
-		return fmt.Errorf("the condition %q is about an entry that the scenario does not have; it has %q", c, names)
-	}
-	return nil
+	return cfg, knowEntries(cfg.SLO, entryNames(cfg.Load.Mix))
 }
 
 // outcome returns the error that tells how a search has ended, nil if it was successful.

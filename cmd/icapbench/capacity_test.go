@@ -32,7 +32,7 @@ func TestCapacity(t *testing.T) {
 		{"capacity " + good, exitUsage, "slo"},
 		{"capacity " + good + " --slo p99", exitUsage, "such as p99<50ms"},
 		{"capacity " + good + " --slo errors<1%", exitUsage, "limit for the latency"},
-		{"capacity " + good + " --slo p99<1s,entry.x.p99<1s", exitUsage, `it has ["request"]`},
+		{"capacity " + good + " --slo p99<1s,entry.x.p99<1s", exitUsage, `it has request`},
 		{"capacity " + good + " --slo p99<1s --precision 90%", exitUsage, "precision"},
 		{"capacity " + good + " --slo p99<1s --precision x", exitUsage, "such as 2%"},
 		{"capacity " + good + " --slo p99<1s --from 5 --to 4", exitUsage, "below the lowest"},

@@ -73,11 +73,7 @@ func (c *loadCmd) Run() error {
 			return usageError(err)
 		}
 	}
-	var names []string
-	for _, e := range cfg.Mix.Entries() {
-		names = append(names, e.Name)
-	}
-	if err := knowEntries(conditions, names); err != nil {
+	if err := knowEntries(conditions, entryNames(cfg.Mix)); err != nil {
 		return usageError(err)
 	}
 	if err := c.plan(&cfg, s); err != nil {
@@ -116,6 +112,14 @@ func (c *loadCmd) Run() error {
 		return err
 	}
 	return verdict(r, conditions)
+}
+
+func entryNames(mix *scenario.Mix) []string {
+	var names []string
+	for _, e := range mix.Entries() {
+		names = append(names, e.Name)
+	}
+	return names
 }
 
 // plan adds when requests begin, and for how long.
