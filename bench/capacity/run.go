@@ -270,7 +270,7 @@ func (s *search) judge(t *result.Trial, total int64) {
 	}
 	if len(t.Broken) > 0 {
 		t.Verdict = result.Failed
-		if len(r.Generator.Limited) > 0 {
+		if s.disturbed(r) {
 			t.Verdict = result.Limited
 			t.Notes = append(t.Notes, "load generator: "+strings.Join(r.Generator.Limited, ", "))
 		}
@@ -291,6 +291,21 @@ func (s *search) judge(t *result.Trial, total int64) {
 			t.Notes = append(t.Notes, fmt.Sprintf("an overload below %.2g %% would not have shown in %.3g s, as it takes longer to break %s", 100*least, measured, c))
 		}
 	}
+}
+
+// disturbed says whether the load generator may be why the SLO was broken. A few late sends are not if many more requests broke it.
+func (s *search) disturbed(r *result.Result) bool {
+	late := r.Late.Generator
+	if len(r.Generator.Limited) != 1 || float64(late) <= load.LateShare*float64(r.Begun) {
+		return len(r.Generator.Limited) > 0
+	}
+	bad := int64(0)
+	for _, c := range s.cfg.SLO {
+		if limit := c.Backlog(); limit > 0 {
+			bad = max(bad, r.Latency.Above(limit))
+		}
+	}
+	return 2*late >= bad+r.Failed
 }
 
 // waitedForConnections says whether requests were late for want of a free connection, while the target was as fast as when it was idle.

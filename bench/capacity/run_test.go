@@ -348,6 +348,16 @@ func TestJudge(t *testing.T) {
 		r.Service.Record(40 * time.Millisecond)
 		r.Late.Waited = 10
 	}, result.Failed, "")
+	late := func(slow int) func(*result.Result) { // 20 of 1000 requests are late by the generator's doing, and some too slow
+		return func(r *result.Result) {
+			r.Begun, r.Late.Generator, r.Generator.Limited = 1000, 20, []string{"20 of 1000 requests began late"}
+			for range slow {
+				r.Latency.Record(time.Second)
+			}
+		}
+	}
+	f(result.Trial{Broken: broken}, late(30), result.Limited, "20 of 1000")
+	f(result.Trial{Broken: broken}, late(300), result.Failed, "")
 	slo = "p99<5s,errors<0.01%"
 	f(result.Trial{}, nothing, result.Held, "an overload below 25 % would not have shown in 20 s, as it takes longer to break p99<5s; "+
 		"2000 requests are few for errors<0.01%: one alone breaks it")

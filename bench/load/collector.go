@@ -155,10 +155,11 @@ func queuedTime() (sum time.Duration) {
 	return sum
 }
 
-const (
-	busyShare = 0.9  // of the CPUs that the generator may use: beyond it, it was the limit
-	lateShare = 0.01 // of the requests, that begin late without a reason in the target
-)
+// LateShare is the share of the requests that may begin late without a reason in the target.
+const LateShare = 0.01
+
+// busyShare is that of its CPUs beyond which the generator was the limit.
+const busyShare = 0.9
 
 // generator judges whether the load generator itself was the limit.
 func (u usage) generator(r *result.Result) result.Generator {
@@ -173,7 +174,7 @@ func (u usage) generator(r *result.Result) result.Generator {
 	case wanted > busyShare:
 		g.Limited = append(g.Limited, fmt.Sprintf("it had work for all of its %d CPUs and got %.0f %% of them, other programs had the rest", g.CPUs, 100*used))
 	}
-	if late := r.Late.Generator; float64(late) > lateShare*float64(r.Begun) {
+	if late := r.Late.Generator; float64(late) > LateShare*float64(r.Begun) {
 		g.Limited = append(g.Limited, fmt.Sprintf("%d of %d requests began over %v late though a connection was free", late, r.Begun, lateLimit))
 	}
 	return g
