@@ -10,6 +10,7 @@ type Target struct {
 	Weight   int32 // share of the requests relative to the other targets; 0 or less: no new requests
 	InFlight int32 // attempts running on it now, of all loops
 	Usable   bool  // false: not to be picked this time
+	Latency  int64 // ns, see Latency; 0: nothing known, -1: likewise, and an attempt runs that will tell. Only peak_ewma looks at it
 }
 
 // open says whether the target may be picked.
@@ -31,7 +32,11 @@ var policies = []struct {
 	{"round_robin", func() Policy { return new(roundRobin) }},
 	{"least_inflight", func() Policy { return new(leastInFlight) }},
 	{"random_two", func() Policy { return &randomTwo{newDice()} }},
+	{"peak_ewma", func() Policy { return &peakEWMA{newDice()} }},
 }
+
+// Measures says whether the policy of that name wants Target.Latency.
+func Measures(name string) bool { return name == "peak_ewma" }
 
 // New makes a policy by its name in the configuration (pools[].balance).
 func New(name string) (Policy, error) {

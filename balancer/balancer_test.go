@@ -28,7 +28,7 @@ func TestNew(t *testing.T) {
 }
 
 // byChance are the policies that draw lots: their shares follow the weights as those of dice do.
-var byChance = map[string]bool{"random_two": true}
+var byChance = map[string]bool{"random_two": true, "peak_ewma": true}
 
 // TestEveryPolicy holds every policy in the table to what the package promises.
 func TestEveryPolicy(t *testing.T) {
@@ -85,6 +85,7 @@ func propertyOpen(t *rapid.T, fresh func() Policy) {
 		return Target{
 			Weight:   rapid.Int32Range(-1, 1000).Draw(t, "weight"),
 			InFlight: rapid.Int32Range(0, 1<<20).Draw(t, "in-flight"),
+			Latency:  rapid.Int64Range(-1, 1e11).Draw(t, "latency"),
 			Usable:   rapid.Bool().Draw(t, "usable"),
 		}
 	})
@@ -215,7 +216,7 @@ func testAllocs(t *testing.T, fresh func() Policy) {
 func busy(n int) []Target {
 	targets := make([]Target, n)
 	for i := range targets {
-		targets[i] = Target{Weight: int32(1 + i%3), InFlight: int32(i * 7 % 5), Usable: i != 1 || n == 2}
+		targets[i] = Target{Weight: int32(1 + i%3), InFlight: int32(i * 7 % 5), Latency: int64(1+i%5) * 1e6, Usable: i != 1 || n == 2}
 	}
 	return targets
 }

@@ -1,8 +1,9 @@
 // Package balancer chooses the server for the next attempt.
 //
 // A Policy is a pure function over values, with a little memory of its own: it sees one Target per server of a pool and
-// returns the place of one of them. It knows neither connections nor health nor time. The caller, a loop, fills a scratch slice
-// for each pick and marks as not usable what must not be picked: servers that are down, drained, full, or already tried by this
+// returns the place of one of them. It knows neither connections nor health nor time: what a loop has seen of a server over time, its
+// Latency, comes in as a value, too. The caller, a loop, fills a scratch slice for each pick and marks as not usable
+// what must not be picked: servers that are down, drained, full, or already tried by this
 // transaction. The memory (whose turn it is) belongs to one loop and to one service and method, so nothing here takes a
 // lock and nothing here allocates after the first pick. Per service and method, because a client such as Squid sends one
 // REQMOD and then one RESPMOD for each page: a turn shared by both would send all of one kind to the same server.
@@ -17,7 +18,7 @@
 //
 // The tests of this package check every policy in the table for these. Its own file of tests shows its traces.
 //
-// Room for growth: what a later policy must know of a server (a latency, say) becomes a field of Target; what it must know of
+// Room for growth: what a later policy must know of a server becomes a field of Target, as the latency has; what it must know of
 // the request (the key of a hash) becomes a method of its own, which the caller looks for once, when the policy is made, and
 // calls before Pick. Policies that need neither stay as they are.
 package balancer

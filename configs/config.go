@@ -66,7 +66,7 @@ type Service struct {
 // Pool is a named group of servers with one policy.
 type Pool struct {
 	Name            string       `yaml:"name"`
-	Balance         string       `yaml:"balance"` // round_robin | least_inflight (default) | random_two
+	Balance         string       `yaml:"balance"` // round_robin | least_inflight (default) | random_two | peak_ewma
 	Servers         []Server     `yaml:"servers"`
 	TLS             *PoolTLS     `yaml:"tls"`              // nil: plain icap to the servers
 	ConnectionShare int          `yaml:"connection_share"` // number of gateways that share the servers' caps

@@ -10,7 +10,7 @@ import (
 
 // Words that a key may have as its value.
 var (
-	policies   = []string{"round_robin", "least_inflight", "random_two"}
+	policies   = []string{"round_robin", "least_inflight", "random_two", "peak_ewma"}
 	methods    = []string{"REQMOD", "RESPMOD", "OPTIONS"}
 	tlsMinimum = []string{"1.2", "1.3"}
 	logLevels  = []string{"debug", "info", "warn", "error"}

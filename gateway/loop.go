@@ -41,14 +41,14 @@ type loop struct {
 	now       int64   // loop time at which the batch being handled came
 	conns     []*conn // by fd; nil: none
 	wheel     wheel
-	ready     []*conn                    // connections that run at the end of this event
-	later     []*conn                    // and those that run after the next batch of events
-	ending    bool                       // ready is being run
-	closing   []int                      // fds that left the table and are closed after the batch
-	parked    []*pool.Shard[*serverConn] // got an idle connection while somebody waits for one
-	stopped   bool                       // run returns
-	scratch   []byte                     // what was just read; valid until the next read
-	probe     [1]byte                    // for looking whether there is anything
+	ready     []*conn  // connections that run at the end of this event
+	later     []*conn  // and those that run after the next batch of events
+	ending    bool     // ready is being run
+	closing   []int    // fds that left the table and are closed after the batch
+	parked    []*shard // got an idle connection while somebody waits for one
+	stopped   bool     // run returns
+	scratch   []byte   // what was just read; valid until the next read
+	probe     [1]byte  // for looking whether there is anything
 	buffers   buffers
 	pipes     []*pipe // empty ones, for splice
 	noSplice  bool    // it has turned out to be impossible
@@ -56,7 +56,7 @@ type loop struct {
 	req       icap.Request
 	resp      icap.Response
 	pools     map[*poolTable]*loopPool
-	shards    map[*pool.Server]*pool.Shard[*serverConn]
+	shards    map[*pool.Server]*shard
 	table     *table         // the table that pools and shards were made for
 	line      []byte         // scratch for heads
 	iov       [2][]byte      // scratch for writev

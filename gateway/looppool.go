@@ -17,11 +17,18 @@ import (
 // anew for each table, except for the shards, which stay with their server.
 type loopPool struct {
 	table        *poolTable
-	shards       []*pool.Shard[*serverConn] // parallel to table.servers
-	targets      []balancer.Target          // scratch of pick
-	policies     []balancer.Policy          // by route and method, made when first used
+	shards       []*shard          // parallel to table.servers
+	targets      []balancer.Target // scratch of pick
+	policies     []balancer.Policy // by route and method, made when first used
+	measures     bool              // the policy wants to know latencies
 	idle         pool.IdleLimits
 	replayBuffer int // bytes
+}
+
+// shard is one loop's side of a server, as long as any table names it.
+type shard struct {
+	pool.Shard[*serverConn]
+	latencies [icap.NumMethods]balancer.Latency // a REQMOD and a RESPMOD are different work
 }
 
 // currentTable loads the table for one transaction, and lets go of what the loop had made for an earlier one.
@@ -34,17 +41,18 @@ func (l *loop) currentTable() *table {
 	old := l.pools
 	l.pools = make(map[*poolTable]*loopPool, len(t.pools))
 	shards := l.shards
-	l.shards = make(map[*pool.Server]*pool.Shard[*serverConn])
+	l.shards = make(map[*pool.Server]*shard)
 	for _, p := range t.pools {
 		lp := old[p]
 		if lp == nil {
 			lp = newLoopPool(p, len(t.routes))
 			for _, s := range p.servers {
-				shard := shards[s]
-				if shard == nil {
-					shard = &pool.Shard[*serverConn]{Server: s}
+				h := shards[s]
+				if h == nil {
+					h = new(shard)
+					h.Server = s
 				}
-				lp.shards = append(lp.shards, shard)
+				lp.shards = append(lp.shards, h)
 			}
 		}
 		l.pools[p] = lp
@@ -67,7 +75,7 @@ func (l *loop) dropIdle(s *pool.Server, r closeReason) {
 	}
 }
 
-func dropIdle(h *pool.Shard[*serverConn], r closeReason) {
+func dropIdle(h *shard, r closeReason) {
 	for c, ok := h.Get(); ok; c, ok = h.Get() {
 		c.shut(r)
 	}
@@ -100,6 +108,7 @@ func newLoopPool(p *poolTable, routes int) *loopPool {
 		table:    p,
 		targets:  make([]balancer.Target, len(p.servers)),
 		policies: make([]balancer.Policy, routes*icap.NumMethods),
+		measures: balancer.Measures(p.cfg.Balance),
 		idle: pool.IdleLimits{
 			Timeout: time.Duration(p.cfg.Idle.Timeout), MaxAge: time.Duration(p.cfg.Idle.MaxAge), MaxRequests: p.cfg.Idle.MaxRequests,
 		},
@@ -144,6 +153,9 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 			busy++
 		default:
 			g.Usable = true
+			if p.measures {
+				g.Latency = p.shards[i].latencies[t.method].At(now)
+			}
 		}
 	}
 	switch {

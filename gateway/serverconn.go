@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"icapgate/balancer"
 	"icapgate/health"
 	"icapgate/icap"
 	"icapgate/pool"
@@ -34,7 +35,7 @@ type serverConn struct {
 	use    pool.ConnState
 	server *pool.Server
 	pool   *loopPool // of its latest attempt
-	shard  *pool.Shard[*serverConn]
+	shard  *shard
 	tx     *transaction // nil while idle
 	state  serverState
 	reused bool // it has carried an attempt before this one
@@ -54,6 +55,9 @@ type serverConn struct {
 	headAt   int64 // when the first byte of the current head came, 0: none yet
 
 	began      int64  // when the attempt began
+	readyAt    int64  // when it was connected or, later, said 100
+	answerAt   int64  // when the first byte of the current head, or of the latest one, came
+	waited     int64  // ns for which it kept its 100
 	sentBefore uint64 // bytes on the wire before its first one
 	lookedAt   int64  // when hasVanished last looked, 0: never
 }
@@ -61,7 +65,7 @@ type serverConn struct {
 // State implements pool.Conn.
 func (c *serverConn) State() *pool.ConnState { return &c.use }
 
-func (l *loop) newServerConn(p *loopPool, shard *pool.Shard[*serverConn]) *serverConn {
+func (l *loop) newServerConn(p *loopPool, shard *shard) *serverConn {
 	c := &serverConn{server: shard.Server, pool: p, shard: shard}
 	c.loop, c.fd, c.owner = l, -1, c
 	c.timer.fire = func(int64) { c.loop.guard(&c.conn, c.onTimer) }
@@ -77,6 +81,10 @@ func (c *serverConn) begin() {
 	c.head.Reset()
 	c.pool = c.tx.pool
 	c.began, c.sentBefore = c.loop.now, c.sent
+	c.readyAt, c.waited = c.began, 0
+	if c.pool.measures {
+		c.latency().Begin(c.began)
+	}
 	c.reused = c.use.Requests > 0
 	c.use.Requests++
 	c.server.Begin()
@@ -172,7 +180,8 @@ func (c *serverConn) giveSocket() {
 // onConnected starts the waiting attempt.
 func (c *serverConn) onConnected() {
 	c.state = serverBusy
-	c.tx.connectTime += c.loop.now - c.began
+	c.readyAt = c.loop.now
+	c.tx.connectTime += c.readyAt - c.began
 	c.tx.onConnected()
 }
 
@@ -377,7 +386,7 @@ func (c *serverConn) consume(p []byte) (n int) {
 func (c *serverConn) consumeHead(p []byte) int {
 	c.begun = true
 	if c.headAt == 0 {
-		c.headAt = c.loop.now
+		c.headAt, c.answerAt = c.loop.now, c.loop.now
 	}
 	r := &c.loop.resp
 	parsed := false
@@ -398,6 +407,8 @@ func (c *serverConn) consumeHead(p []byte) int {
 			c.head.Reset()
 			c.headAt, c.begun = 0, false // the answer is still to come
 			if r.Status == 100 {
+				c.waited += c.keptWaiting()
+				c.readyAt = c.answerAt
 				c.tx.onContinue()
 			}
 			return end
@@ -431,6 +442,7 @@ func (c *serverConn) onFinal(r *icap.Response, blocks []byte, more int) {
 		c.loop.stats.corrected.Add(1)
 	}
 	c.closes = c.closes || r.Close
+	c.measure(r.Status)
 	if r.Status == 503 || r.Status == 506 { // 506: busy, of Trend Micro
 		c.loop.markFull(c.server, c.loop.now+int64(retryAfter(r)))
 		if t.onFull() {
@@ -450,6 +462,30 @@ func (c *serverConn) onFinal(r *icap.Response, blocks []byte, more int) {
 	}
 	c.inBody = true
 	c.body.Reset(icap.BodyConfig{Preview: -1, Response: true, Trailers: r.Trailers})
+}
+
+// latency is what the loop knows of how long the server takes for the method of the attempt.
+func (c *serverConn) latency() *balancer.Latency { return &c.shard.latencies[c.tx.method] }
+
+// keptWaiting is the time in ns that the server took for the head that has come, once it had all that it could get: the preview, or the
+// whole request. How long a client takes for its body is not the server's business, and one that answers before its end takes no time at all.
+func (c *serverConn) keptWaiting() int64 {
+	t := c.tx
+	if !t.requestDone && !t.previewOnly() {
+		return 0
+	}
+	return c.answerAt - max(c.readyAt, t.wholeAt)
+}
+
+// measure takes the final answer for a sample of the server's latency. That it is full is known elsewhere.
+func (c *serverConn) measure(status int) {
+	switch {
+	case !c.pool.measures || status == 503 || status == 506:
+	case status >= 500:
+		c.latency().Fail(c.loop.now)
+	default:
+		c.latency().Observe(c.loop.now, c.waited+c.keptWaiting())
+	}
 }
 
 var errIllegalAnswer = errors.New("an answer that the client did not allow, or without what it needs")
@@ -489,6 +525,9 @@ func (c *serverConn) broken(err error) {
 func (c *serverConn) fail(f failure, r closeReason) {
 	t, begun := c.tx, c.begun
 	reused := c.reused && !(t != nil && t.serverContinued) // one that has said 100 was not closed while it was idle
+	if t != nil && c.pool.measures && !c.finished && f != failOverloaded && !(f == failNoAnswer && reused) {
+		c.latency().Fail(c.loop.now)
+	}
 	c.shut(r)
 	if t != nil { // a panic would have to end the session: this connection is gone
 		c.loop.guard(&t.s.conn, func() { t.onFailure(f, c.server, reused, begun) })
@@ -552,7 +591,7 @@ func (c *serverConn) park() {
 // handler of such a connection is on the stack: from Grant on it may belong to another loop.
 //
 // It returns true when it has to be called again: a connection can't leave the loop while it is on the ready list.
-func (l *loop) handOver(h *pool.Shard[*serverConn]) (again bool) {
+func (l *loop) handOver(h *shard) (again bool) {
 	for h.Server.Queue.Depth() > 0 {
 		c, ok := h.Get()
 		if !ok {
@@ -580,7 +619,7 @@ func (l *loop) handOver(h *pool.Shard[*serverConn]) (again bool) {
 }
 
 // adoptServerConn makes a detached connection the loop's; false: it was closed.
-func (l *loop) adoptServerConn(c *serverConn, p *loopPool, shard *pool.Shard[*serverConn]) bool {
+func (l *loop) adoptServerConn(c *serverConn, p *loopPool, shard *shard) bool {
 	c.pool, c.shard = p, shard
 	if err := l.adopt(&c.conn); err != nil {
 		l.log.Error("cannot watch a server connection", "error", err)

@@ -28,6 +28,7 @@ type transaction struct {
 	discard     bool   // further bytes of the request are dropped
 	number      uint64 // on the loop; part of its id
 	began       int64
+	wholeAt     int64  // when all that a server may get so far had come: the whole request, or its preview
 	payloadIn   uint64 // bytes of the request's body before its 100; s.body has those behind it
 	dropped     uint64
 
@@ -67,7 +68,7 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 	s := t.s
 	l := s.loop
 	l.transactions++
-	t.active, t.began, t.number = true, l.now, l.transactions
+	t.active, t.began, t.wholeAt, t.number = true, l.now, l.now, l.transactions
 	t.method, t.allow, t.preview, t.close = req.Method, req.Allow, req.Preview, req.Close
 	t.requestDone, t.continued, t.discard, t.asked, s.splicing = false, false, false, false, false
 	t.answered, t.responseDone, t.dropBody, t.status, t.server = false, false, false, 0, nil
@@ -218,6 +219,7 @@ func (t *transaction) takesBody() bool {
 
 // onRequestEnd is called when the last chunk of the body, or of the preview, has been forwarded.
 func (t *transaction) onRequestEnd(end icap.BodyEnd) {
+	t.wholeAt = t.s.loop.now
 	if end != icap.EndPreview {
 		t.setRequestDone()
 		return
