@@ -32,6 +32,8 @@ var trials = []*trial{
 	reload,
 	abuseTrial,
 	failover,
+	generators,
+	rates,
 }
 
 // Exit codes.

@@ -192,6 +192,8 @@ func TestTrials(t *testing.T) {
 		"slow --duration 500ms --size 1500000 --fair 0",
 		"soak --seed 7 --duration 12s",
 		"reload --reloads 20 --clients 8",
+		"generators --rounds 1 --length 50ms --stretch off --client off --factor 0",
+		"rates --length 200ms --within 1",
 	} {
 		var out bytes.Buffer
 		if code := run(strings.Fields(args), &out, io.Discard); code != exitOK {

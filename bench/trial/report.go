@@ -50,11 +50,16 @@ func (r *report) note(format string, args ...any) {
 	r.print("  %s\n", strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "\n  "))
 }
 
-// figure notes a measured value.
-func (r *report) figure(name string, value float64, unit string) {
+// store notes a measured value that is printed in a table.
+func (r *report) store(name string, value float64, unit string) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.Figures = append(r.Figures, figure{name, value, unit})
-	r.mu.Unlock()
+}
+
+// figure notes a measured value and prints it.
+func (r *report) figure(name string, value float64, unit string) {
+	r.store(name, value, unit)
 	r.print("  %-52s %10.6g %s\n", name, value, unit)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -31,8 +32,9 @@ type serverConfig struct {
 	IdleTimeout    time.Duration
 	MaxConnections int
 	ReadRate       int64
-	Record         bool // its requests, for records
-	Obey           bool // what requests wish in X-Wish: see wish
+	PEM            string // file with its key and certificate; "": plain ICAP
+	Record         bool   // its requests, for records
+	Obey           bool   // what requests wish in X-Wish: see wish
 
 	Within []string `json:"-"` // words before its command line: "ip", "netns", "exec", NAME
 }
@@ -135,6 +137,14 @@ func serve(args []string, out, complaints io.Writer) int {
 		return exitFailure
 	}
 	stub := c.stub(args[0])
+	if c.PEM != "" {
+		cert, err := tls.LoadX509KeyPair(c.PEM, c.PEM)
+		if err != nil {
+			fmt.Fprintf(complaints, "trial: serve: %v\n", err)
+			return exitFailure
+		}
+		stub.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, DynamicRecordSizingDisabled: true}
+	}
 	if c.Obey {
 		stub.Treat = obey(args[0])
 	}
