@@ -78,6 +78,9 @@ func (c *Config) complete() {
 	within(dir, &c.StateDir)
 	if strings.Contains(c.AccessLog.Output, "/") {
 		within(dir, &c.AccessLog.Output)
+		if !strings.Contains(c.AccessLog.Output, "/") { // dir is "."
+			c.AccessLog.Output = "./" + c.AccessLog.Output
+		}
 	}
 	if path, ok := strings.CutPrefix(c.Admin.Address, "unix:"); ok {
 		within(dir, &path)

@@ -212,6 +212,9 @@ admin: {address: "unix:admin.sock"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
+	if c, err = Parse("x.yaml", []byte(text)); err != nil || c.AccessLog.Output != "./access.log" {
+		t.Errorf("beside a file without a folder: %v, %v", c, err)
+	}
 }
 
 func TestDefaultStateDir(t *testing.T) {
