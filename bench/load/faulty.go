@@ -74,7 +74,7 @@ var errLeft = errors.New("left")
 func (c *faultyClient) run(l *load) string {
 	conn, err := l.dial(c.ctx, l.cfg.TLS)
 	if err != nil {
-		return outcome(err)
+		return c.outcome(err)
 	}
 	defer conn.Close()
 	defer context.AfterFunc(c.ctx, conn.Abort)()
@@ -84,7 +84,7 @@ func (c *faultyClient) run(l *load) string {
 	switch fault := c.req.Fault; fault.Kind {
 	case scenario.ConnectAndLeave:
 		pause(c.ctx, fault.Hold)
-		if conn.Stale() {
+		if c.ctx.Err() == nil && conn.Stale() {
 			return "closed by the target"
 		}
 		return "left"
@@ -106,13 +106,16 @@ func (c *faultyClient) run(l *load) string {
 	case errors.Is(err, errLeft):
 		return "left"
 	case err != nil:
-		return outcome(err)
+		return c.outcome(err)
 	}
 	return fmt.Sprint(c.status)
 }
 
-// outcome describes an error in a word.
-func outcome(err error) string {
+// outcome describes an error in a few words.
+func (c *faultyClient) outcome(err error) string {
+	if c.ctx.Err() != nil { // it was aborted
+		return "under way when the run ended"
+	}
 	var e *bench.Error
 	if errors.As(err, &e) {
 		return string(e.Kind)

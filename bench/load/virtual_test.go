@@ -313,3 +313,15 @@ func TestFaultyClientsOfTheWarmUp(t *testing.T) {
 		}
 	})
 }
+
+// TestFaultyClientsAtTheEnd has faulty clients that have no answer when the run is over: that is not the target's doing.
+func TestFaultyClientsAtTheEnd(t *testing.T) {
+	virtually(t, dlpstub.Config{Latency: time.Hour}, func(t *testing.T, _ *dlpstub.Server, dial func(context.Context) (net.Conn, error)) {
+		s := scenario.Single(small, 100)
+		s.Faults = []scenario.FaultType{{Kind: scenario.HalfClose, Share: 1, Rate: 1}}
+		r := mustRun(t, Config{Mix: mustCompile(t, s), Dial: dial, Requests: 5, Timeout: time.Hour})
+		if f := r.Faults[string(scenario.HalfClose)]; f == nil || f.Count != 5 || f.Outcomes["under way when the run ended"] != 5 {
+			t.Errorf("%+v", f)
+		}
+	})
+}
