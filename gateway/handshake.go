@@ -139,11 +139,11 @@ func (h *handshakes) run(ls *listener, nc net.Conn, client netip.AddrPort) {
 	st := ls.settings.Load()
 	deadline := time.Now().Add(time.Duration(st.cfg.Timeouts.Handshake))
 	_ = nc.SetDeadline(deadline)
-	tc := tls.Server(transport, st.tls.configFor(func() {
+	tc := tls.Server(transport, st.tls)
+	err := tc.HandshakeContext(context.WithValue(context.Background(), onHello{}, func() {
 		h.heard(nc)
 		transport.onRead = func(begins bool) { h.awaits(nc, begins) }
 	}))
-	err := tc.HandshakeContext(context.Background())
 	if !h.done(nc) {
 		return // evicted, or the listener was closed: counted there
 	}

@@ -22,7 +22,7 @@ func newHandshakeListener(t *testing.T) *listener {
 	ls := &listener{gw: &Gateway{log: slog.New(slog.DiscardHandler)}}
 	ls.settings.Store(&listenerSettings{
 		cfg: configs.DefaultListener(),
-		tls: &serverTLS{base: &tls.Config{Certificates: []tls.Certificate{cert}}},
+		tls: &tls.Config{Certificates: []tls.Certificate{cert}, GetConfigForClient: announceHello},
 	})
 	return ls
 }
@@ -176,6 +176,34 @@ func TestHandshakeOfAnotherName(t *testing.T) {
 	failed := &ls.handshakes.results[handshakeFailed]
 	eventually(t, "both handshakes have failed", func() bool { return failed[1].Load()+failed[2].Load() == 2 })
 	ls.expectResults(t, map[handshakeResult][tlsVersions]uint64{handshakeFailed: {0, 1, 1}})
+}
+
+// TestHandshakeResumes has a client come again: it resumes its session, which spares both sides most of the handshake.
+func TestHandshakeResumes(t *testing.T) {
+	g := startGateway(t, []string{"127.0.0.1:1"}, quiet, "")
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		cfg := &tls.Config{
+			RootCAs: g.roots, ServerName: "127.0.0.1", MinVersion: version, MaxVersion: version, ClientSessionCache: tls.NewLRUClientSessionCache(1),
+		}
+		for again := range 3 {
+			nc, err := net.Dial("tcp", g.address(0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = nc.SetDeadline(time.Now().Add(patience))
+			tc := tls.Client(nc, cfg)
+			if _, err := io.WriteString(tc, "OPTIONS icap://127.0.0.1/ ICAP/1.0\r\nHost: 127.0.0.1\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tc.Read(make([]byte, 1)); err != nil { // the ticket of TLS 1.3 comes before the answer
+				t.Fatal(err)
+			}
+			if resumed := tc.ConnectionState().DidResume; resumed != (again > 0) {
+				t.Errorf("%s, connection %d: resumed is %v", tls.VersionName(version), again+1, resumed)
+			}
+			tc.Close()
+		}
+	}
 }
 
 // talk sends s and reads the answer, which may come in the middle of it, to its end.

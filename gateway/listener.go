@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -41,8 +42,8 @@ type listener struct {
 // listenerSettings is what a reload can change of a listener. Immutable.
 type listenerSettings struct {
 	cfg   configs.Listener
-	allow *bart.Lite // nil: everyone
-	tls   *serverTLS // nil: plain
+	allow *bart.Lite  // nil: everyone
+	tls   *tls.Config // nil: plain
 }
 
 func newListenerSettings(cfg configs.Listener) (*listenerSettings, error) {

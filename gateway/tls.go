@@ -28,15 +28,12 @@ func (s limitedSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpt
 	return s.Signer.Sign(rand, digest, opts)
 }
 
-// serverTLS is a listener's side of TLS.
-type serverTLS struct {
-	base *tls.Config
-}
-
-func newServerTLS(cfg *configs.ListenerTLS) (*serverTLS, error) {
-	base := &tls.Config{MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true}
+// newServerTLS builds a listener's side of TLS. All its handshakes share it, since the keys of session tickets are in it: a client can resume a
+// session with the configuration only that gave it the ticket.
+func newServerTLS(cfg *configs.ListenerTLS) (*tls.Config, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true, GetConfigForClient: announceHello}
 	if cfg.MinVersion == "1.3" {
-		base.MinVersion = tls.VersionTLS13
+		t.MinVersion = tls.VersionTLS13
 	}
 	for _, c := range cfg.Certificates {
 		key := c.KeyFile
@@ -50,19 +47,18 @@ func newServerTLS(cfg *configs.ListenerTLS) (*serverTLS, error) {
 		if signer, ok := pair.PrivateKey.(crypto.Signer); ok {
 			pair.PrivateKey = limitedSigner{signer}
 		}
-		base.Certificates = append(base.Certificates, pair)
+		t.Certificates = append(t.Certificates, pair)
 	}
-	return &serverTLS{base: base}, nil
+	return t, nil
 }
 
-// configFor returns the configuration for one handshake; heard is called when the ClientHello has come.
-func (t *serverTLS) configFor(heard func()) *tls.Config {
-	return &tls.Config{
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			heard()
-			return t.base, nil
-		},
-	}
+// onHello is the key of what the context of a handshake has to call when the ClientHello has come, a func().
+type onHello struct{}
+
+// announceHello is called when a ClientHello has come, and keeps the configuration.
+func announceHello(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	hello.Context().Value(onHello{}).(func())()
+	return nil, nil
 }
 
 // newPoolTLS builds the client side of TLS for a pool; nil: plain. The chain and the name are always verified.
