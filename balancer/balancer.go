@@ -33,10 +33,14 @@ var policies = []struct {
 	{"least_inflight", func() Policy { return new(leastInFlight) }},
 	{"random_two", func() Policy { return &randomTwo{newDice()} }},
 	{"peak_ewma", func() Policy { return &peakEWMA{newDice()} }},
+	{"hash", func() Policy { return new(hash) }},
 }
 
 // Measures says whether the policy of that name wants Target.Latency.
 func Measures(name string) bool { return name == "peak_ewma" }
+
+// Hashes says whether requests with a key are to go by a Maglev, and not by the policy of that name.
+func Hashes(name string) bool { return name == "hash" }
 
 // New makes a policy by its name in the configuration (pools[].balance).
 func New(name string) (Policy, error) {

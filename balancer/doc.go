@@ -18,7 +18,6 @@
 //
 // The tests of this package check every policy in the table for these. Its own file of tests shows its traces.
 //
-// Room for growth: what a later policy must know of a server becomes a field of Target, as the latency has; what it must know of
-// the request (the key of a hash) becomes a method of its own, which the caller looks for once, when the policy is made, and
-// calls before Pick. Policies that need neither stay as they are.
+// Room for growth: what a later policy must know of a server becomes a field of Target, as the latency has. The hash of a
+// request is no part of a policy: a Maglev, which all loops share, picks for it; the policy hash is for requests without one.
 package balancer

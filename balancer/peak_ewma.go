@@ -57,7 +57,7 @@ func meanWeight(targets []Target) float64 {
 const (
 	decay     = 10e9 // ns in which what is known of a latency loses all but 1/e of its worth
 	leap      = 8    // how many times as long one sample may make a latency at most
-	minSample = 1e5  // ns; whatever is shorter is as good
+	minSample = 1e6  // ns; whatever is shorter is as good
 	maxSample = 60e9 // ns
 	firstFail = 1e9  // ns; the latency of a server of which nothing is known but a failure
 )

@@ -66,7 +66,8 @@ type Service struct {
 // Pool is a named group of servers with one policy.
 type Pool struct {
 	Name            string       `yaml:"name"`
-	Balance         string       `yaml:"balance"` // round_robin | least_inflight (default) | random_two | peak_ewma
+	Balance         string       `yaml:"balance"` // round_robin | least_inflight (default) | random_two | peak_ewma | hash
+	HashOn          string       `yaml:"hash_on"` // client_ip | user | header:NAME; of balance: hash
 	Servers         []Server     `yaml:"servers"`
 	TLS             *PoolTLS     `yaml:"tls"`              // nil: plain icap to the servers
 	ConnectionShare int          `yaml:"connection_share"` // number of gateways that share the servers' caps

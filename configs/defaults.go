@@ -40,6 +40,7 @@ func DefaultListener() Listener {
 func DefaultPool() Pool {
 	return Pool{
 		Balance:         "least_inflight",
+		HashOn:          "client_ip",
 		ConnectionShare: 1,
 		Reserve:         1,
 		Reuse:           true,

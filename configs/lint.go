@@ -76,6 +76,9 @@ func (l *linter) pool(key string, p *Pool) {
 	if !slices.ContainsFunc(l.c.Services, func(s Service) bool { return s.Pool == p.Name }) {
 		l.add(key, "no service leads to pool %s", p.Name)
 	}
+	if p.HashOn != DefaultPool().HashOn && p.Balance != "hash" {
+		l.add(key+".hash_on", "%s is not used: balance is %s, not hash", p.HashOn, p.Balance)
+	}
 	if p.ConnectionShare > 1 {
 		l.add(key+".connection_share", "%d gateways share these servers: all of them need this same value", p.ConnectionShare)
 	}

@@ -10,7 +10,7 @@ import (
 
 // Words that a key may have as its value.
 var (
-	policies   = []string{"round_robin", "least_inflight", "random_two", "peak_ewma"}
+	policies   = []string{"round_robin", "least_inflight", "random_two", "peak_ewma", "hash"}
 	methods    = []string{"REQMOD", "RESPMOD", "OPTIONS"}
 	tlsMinimum = []string{"1.2", "1.3"}
 	logLevels  = []string{"debug", "info", "warn", "error"}
@@ -115,6 +115,9 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 		v.add(key+".name", "%s is the name of an earlier pool too", quote(p.Name))
 	}
 	v.oneOf(key+".balance", "policy", p.Balance, policies)
+	if name, header := strings.CutPrefix(p.HashOn, "header:"); p.HashOn != "client_ip" && p.HashOn != "user" && !(header && fieldName.MatchString(name)) {
+		v.add(key+".hash_on", "%s is unknown, allowed: client_ip, user, or header: and the name of an ICAP header", quote(p.HashOn))
+	}
 	if len(p.Servers) == 0 {
 		v.add(key+".servers", "none, needed: at least one, such as 10.2.1.101:%d", PortICAP)
 	}
@@ -200,6 +203,9 @@ func (v *validator) service(key string, s *Service) {
 		v.oneOf(key+".pool", "pool", s.Pool, pools)
 	}
 }
+
+// fieldName are the names of header fields (RFC 9110 5.6.2).
+var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~A-Za-z0-9]{1,64}$")
 
 // idHeader are the names that can carry a transaction id: none that has a meaning in ICAP.
 var idHeader = regexp.MustCompile(`^[Xx]-[A-Za-z0-9-]{1,64}$`)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"icapgate/balancer"
 	"icapgate/bench/dlpstub"
 )
 
@@ -165,6 +166,20 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 		for _, e := range steadyExchanges {
 			t.Run(scheme+"/"+e.name, func(t *testing.T) {
 				x := newExchanger(t, startSteady(t, e.server), e.request, i)
+				const requests = 1000
+				requireNoAllocations(t, requests, func() { x.run(t, requests) })
+			})
+		}
+	}
+}
+
+// Under no policy either, with a key and without.
+func TestPoliciesAllocateNothing(t *testing.T) {
+	for _, name := range balancer.Names() {
+		for _, fields := range []string{"", "X-Client-IP: 192.0.2.7¶"} {
+			t.Run(name+"/"+fields, func(t *testing.T) {
+				g := startSpread(t, 3, "    balance: "+name+"\n")
+				x := newExchanger(t, g, RL+fields+"Allow: 204¶"+reqNull, 1)
 				const requests = 1000
 				requireNoAllocations(t, requests, func() { x.run(t, requests) })
 			})

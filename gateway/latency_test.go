@@ -96,7 +96,7 @@ func TestLatencySamples(t *testing.T) {
 			v.quiet(10 * time.Second)
 			s.send(text(page))
 			c.expect(text(page))
-		}, 100 * time.Microsecond},
+		}, ms},
 		{"an error of the server", func(v *virtual, c *client) {
 			v.say(c, v04)
 			s := v.f.next(t)

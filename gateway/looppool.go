@@ -164,6 +164,9 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 	case usable == 0:
 		return -1, noneUsable
 	case usable > tried+full+busy:
+		if t.keyed && p.table.hash != nil {
+			return p.table.hash.maglev.Pick(t.key, p.targets), pickedServer
+		}
 		return p.policy(t).Pick(p.targets), pickedServer
 	case busy > 0:
 		return -1, allBusy

@@ -69,7 +69,8 @@ func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 		if p.budget == nil {
 			p.budget = pool.NewBudget(c.Retry.Budget, loopTime())
 		}
-		p.servers, _ = m.resolve(p)
+		list, _ := m.resolve(p)
+		p.setServers(list)
 		t.pools = append(t.pools, p)
 	}
 	t.routes = newRoutes(cfg, t.pools)
@@ -149,13 +150,9 @@ func (m *servers) addresses(authority string) ([]netip.AddrPort, error) {
 func (g *Gateway) apply(p *poolTable) {
 	p.queue.SetMax(p.cfg.Queue.Max)
 	for _, s := range p.servers {
-		for _, c := range p.cfg.Servers {
-			if c.Address == s.Authority {
-				s.SetWeight(c.Weight)
-				s.SetLimits(pool.Limits{MaxConnections: c.MaxConnections, ConnectionShare: p.cfg.ConnectionShare, Reserve: p.cfg.Reserve})
-				break
-			}
-		}
+		c := p.configured(s)
+		s.SetWeight(c.Weight)
+		s.SetLimits(pool.Limits{MaxConnections: c.MaxConnections, ConnectionShare: p.cfg.ConnectionShare, Reserve: p.cfg.Reserve})
 		g.offer(s)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"strings"
 
+	"icapgate/balancer"
 	"icapgate/configs"
 	"icapgate/icap"
 	"icapgate/pool"
@@ -39,8 +40,39 @@ type poolTable struct {
 	queue   *pool.Queue  // lives on in later tables
 	budget  *pool.Budget // likewise
 	paths   []string     // what the checks ask for
+	hash    *hashing     // nil: balance is not hash
 
 	otherPaths bool // a prefix leads here, too: a server without any of paths may still be of use
+}
+
+// hashing is what a pool with balance: hash goes by.
+type hashing struct {
+	key    hashKey
+	maglev *balancer.Maglev // over the servers of the table
+}
+
+// setServers gives the pool its servers, and makes what follows from them.
+func (p *poolTable) setServers(list []*pool.Server) {
+	p.servers = list
+	if !balancer.Hashes(p.cfg.Balance) {
+		return
+	}
+	names, weights := make([]string, len(list)), make([]int32, len(list))
+	for i, s := range list {
+		names[i] = s.Name
+		weights[i] = int32(max(p.configured(s).Weight, 1)) // one of weight 0 may get some at run time
+	}
+	p.hash = &hashing{newHashKey(p.cfg.HashOn), balancer.NewMaglev(names, weights)}
+}
+
+// configured is what the configuration says of a server.
+func (p *poolTable) configured(s *pool.Server) configs.Server {
+	for _, c := range p.cfg.Servers {
+		if c.Address == s.Authority {
+			return c
+		}
+	}
+	return configs.DefaultServer()
 }
 
 // match finds the route for a request. Without one, status is the answer: 404 or, when only the method does not fit, 405.
@@ -123,7 +155,7 @@ func (p *poolTable) addPath(path string) int {
 // withServers returns a copy of t in which pool i has other servers.
 func (t *table) withServers(i int, list []*pool.Server) *table {
 	p := *t.pools[i]
-	p.servers = list
+	p.setServers(list)
 	out := &table{idHeader: t.idHeader, pools: append([]*poolTable(nil), t.pools...)}
 	out.pools[i] = &p
 	for _, r := range t.routes {

@@ -35,6 +35,8 @@ type transaction struct {
 	// What goes to the server; see above. held.B is target, authority and host of the request line, then the payload from which
 	// attempts are sent: fields, Encapsulated, heads, body.
 	route      *route
+	key        uint64    // of balance: hash
+	keyed      bool      // it has one
 	pool       *loopPool // nil: answered without one
 	held       *buffer   // nil: dropped, the request can't be replayed
 	targetEnd  int
@@ -106,7 +108,7 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 // routeRequest finds the pool, or answers the request itself.
 func (t *transaction) routeRequest(req *icap.Request) {
 	l := t.s.loop
-	t.route, t.pool = nil, nil
+	t.route, t.pool, t.keyed = nil, nil, false
 	if req.Method == icap.MethodOther {
 		t.close = t.close || req.Encapsulated.Body() == icap.NoSection // its framing is not known
 		t.reply(501, rejectMethod, 0)
@@ -120,6 +122,9 @@ func (t *transaction) routeRequest(req *icap.Request) {
 		t.reply(405, rejectMethodNotAllowed, 0)
 	default:
 		t.route, t.pool = r, l.poolFor(r.pool)
+		if h := r.pool.hash; h != nil {
+			t.key, t.keyed = h.key.of(req, t.s.client)
+		}
 	}
 }
 

@@ -126,7 +126,7 @@ func TestCheckBad(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, dir, "bad.yaml", "listeners:\n  - address: ':1344'\n    timeouts: {head: 5}\npools:\n  - balance: rr\n    servers: [127.0.0.1]\n")
 	want := `bad.yaml:3: listeners[0].timeouts.head: "5" has no unit, allowed: a time such as 5s, 5ms or 5m
-bad.yaml:5: pools[0].balance: unknown policy "rr", allowed: round_robin, least_inflight, random_two, peak_ewma
+bad.yaml:5: pools[0].balance: unknown policy "rr", allowed: round_robin, least_inflight, random_two, peak_ewma, hash
 `
 	if stdout, _, code := icapgate(t, dir, "check", "--config", "bad.yaml"); code != exitFailure || stdout != want {
 		t.Errorf("exit code %d, stdout %q, want %q", code, stdout, want)
