@@ -295,6 +295,9 @@ func (l *load) finish(ctx context.Context, c *collector) *result.Result {
 		s.addEntriesTo(r)
 	}
 	r.Interrupted = ctx.Err() != nil
+	if !r.Interrupted && l.cfg.Requests == 0 && c != nil { // until the time was over: the rate is over all of it
+		r.Seconds = max(r.Seconds, l.cfg.Length().Seconds())
+	}
 	if c != nil {
 		r.Timeline = c.timeline
 		if l.cfg.Dial == nil { // otherwise times may not be those in which the machine works

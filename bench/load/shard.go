@@ -37,12 +37,19 @@ type server struct {
 	second   int64 // of these, in the current one
 }
 
+// manyEntries is how many entries of a scenario have exact histograms.
+const manyEntries = 32
+
 func newShards(entries []scenario.Entry, incidents bool) []*shard {
 	shards := make([]*shard, runtime.GOMAXPROCS(0))
+	newHistogram := result.NewHistogram
+	if len(entries) > manyEntries { // 172 KB each would add up
+		newHistogram = result.NewCoarse
+	}
 	for i := range shards {
 		shards[i] = &shard{incidents: incidents, figures: *result.New(), servers: map[string]*server{}, second: result.NewPoint()}
 		for _, e := range entries {
-			own := result.Entry{Name: e.Name, Method: e.Method.String(), Latency: result.NewHistogram()}
+			own := result.Entry{Name: e.Name, Method: e.Method.String(), Latency: newHistogram()}
 			shards[i].entries = append(shards[i].entries, own)
 		}
 	}

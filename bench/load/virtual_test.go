@@ -79,7 +79,7 @@ func TestRates(t *testing.T) {
 				if poisson {
 					off = 0.033 // 3.3 times the square root of 10,000
 				}
-				if got := float64(r.Requests) / d.Seconds(); math.Abs(got/rate-1) > off {
+				if got := r.Rate(); math.Abs(got/rate-1) > off {
 					t.Errorf("%v requests per second, asked for %v, Poisson: %v", got, rate, poisson)
 				}
 				if r.Latency.Max() > 0 { // nothing takes time here

@@ -79,6 +79,9 @@ func (c *loadCmd) Run() error {
 	if err := c.plan(&cfg, s); err != nil {
 		return usageError(err)
 	}
+	if c.JSON != "" && c.JSON == c.HTML {
+		return usageError(fmt.Errorf("--json and --html both write to %q", c.JSON))
+	}
 	for _, path := range []string{c.JSON, c.HTML} { // before the load, so that it is not made in vain
 		if err := writable(path); err != nil {
 			return usageError(err)

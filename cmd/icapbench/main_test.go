@@ -202,6 +202,7 @@ func TestExitCodes(t *testing.T) {
 		{"load " + good + " -n 20 --fail-if p99", exitUsage, "p99<50ms"},
 		{"load " + good + " -n 20 --fail-if entry.page.p99>50ms", exitUsage, `the scenario has no entry "page"; it has request`},
 		{"load " + good + " -n 20 --rate=-1", exitUsage, "rate"},
+		{"load " + good + " -n 20 --json x --html x", exitUsage, "both write"},
 		{"load " + good + " -n 20 --rate NaN", exitUsage, "bad rate NaN"},
 		{"load " + good + " -n 20 --resume NaN", exitUsage, "between 0 and 1"},
 		{"load " + good + " -n 20 --new-connection-every=-1", exitUsage, "negative"},
