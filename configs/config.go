@@ -66,8 +66,9 @@ type Service struct {
 // Pool is a named group of servers with one policy.
 type Pool struct {
 	Name            string       `yaml:"name"`
-	Balance         string       `yaml:"balance"` // round_robin | least_inflight (default) | random_two | peak_ewma | hash
-	HashOn          string       `yaml:"hash_on"` // client_ip | user | header:NAME; of balance: hash
+	Balance         string       `yaml:"balance"`    // round_robin | least_inflight (default) | random_two | peak_ewma | hash
+	HashOn          string       `yaml:"hash_on"`    // client_ip | user | header:NAME; of balance: hash
+	SlowStart       Duration     `yaml:"slow_start"` // in which a cold server comes to its full weight; 0: at once
 	Servers         []Server     `yaml:"servers"`
 	TLS             *PoolTLS     `yaml:"tls"`              // nil: plain icap to the servers
 	ConnectionShare int          `yaml:"connection_share"` // number of gateways that share the servers' caps

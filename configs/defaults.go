@@ -41,6 +41,7 @@ func DefaultPool() Pool {
 	return Pool{
 		Balance:         "least_inflight",
 		HashOn:          "client_ip",
+		SlowStart:       seconds(30),
 		ConnectionShare: 1,
 		Reserve:         1,
 		Reuse:           true,

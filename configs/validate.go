@@ -129,6 +129,7 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 			v.add(key+".tls.server_name", "%s: %v", quote(p.TLS.ServerName), err)
 		}
 	}
+	v.duration(key+".slow_start", p.SlowStart, 0, maxInterval)
 	v.number(key+".connection_share", p.ConnectionShare, 1, maxShare)
 	v.number(key+".reserve", p.Reserve, 0, maxConnections)
 

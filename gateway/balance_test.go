@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"icapgate/balancer"
 	"icapgate/bench/dlpstub"
+	"icapgate/health"
 )
 
 // Every policy can be configured, and spreads the requests of one client connection over the servers by their weights.
@@ -145,5 +147,46 @@ func TestHashWithoutKey(t *testing.T) {
 	}
 	if said := g.ask(g.dial(1), "X-Client-IP: 127.0.0.1¶"); said != first {
 		t.Errorf("the address goes to %d from the client itself, and to %d from a proxy", first, said)
+	}
+}
+
+// A server that comes back gets a tenth of its share at first, and all of it after slow_start; the gateway's own start is none.
+func TestSlowStart(t *testing.T) {
+	var servers []string
+	for range 2 {
+		_, address := startStub(t, dlpstub.Config{})
+		servers = append(servers, address)
+	}
+	for name, tolerance := range map[string]int{"round_robin": 1, "least_inflight": 1, "random_two": 70} { // 70: 7 standard deviations
+		t.Run(name, func(t *testing.T) {
+			v := startVirtualFor(t, servers, "    balance: "+name+"\n    slow_start: 20s\n", "")
+			c := v.connect(1)
+			ask := func(requests, want int, share float64) {
+				t.Helper()
+				got := 0
+				for range requests {
+					got += v.ask(c, "")
+				}
+				if got < want-tolerance || got > want+tolerance {
+					t.Errorf("%d of %d requests for the second server, want %d", got, requests, want)
+				}
+				if s := v.Status().Pools[0].Servers[1]; s.Share != share || s.SlowStart() != (share < 1) {
+					t.Errorf("its weight is said to be %v, want %v", s.Share, share)
+				}
+				if got := v.metric(fmt.Sprintf("server_weight{pool=%q,server=%q}", "dlp", servers[1])); got != share {
+					t.Errorf("its weight is %v in the metrics, want %v", got, share)
+				}
+			}
+			ask(200, 100, 1)
+			second := v.table.Load().pools[0].servers[1]
+			second.Health.SetState(health.Down)
+			ask(20, 0, 1)
+			second.Health.SetState(health.Up)
+			ask(220, 20, 0.1)
+			v.pass(10 * time.Second)
+			ask(310, 110, 0.55)
+			v.pass(10 * time.Second)
+			ask(200, 100, 1)
+		})
 	}
 }

@@ -53,19 +53,20 @@ func (g *Gateway) Status() admin.Status {
 			Name: ls.name, Address: g.Addresses()[i], Sessions: int(ls.sessions.Load()), Connections: int(ls.clients.Load()),
 		})
 	}
+	now := g.servers.clock()
 	for _, p := range g.table.Load().pools {
 		ps := admin.PoolStatus{Name: p.name, Queue: p.queue.Depth()}
 		for _, s := range p.servers {
-			ps.Servers = append(ps.Servers, serverStatus(p, s))
+			ps.Servers = append(ps.Servers, serverStatus(p, s, now))
 		}
 		st.Pools = append(st.Pools, ps)
 	}
 	return st
 }
 
-func serverStatus(p *poolTable, s *pool.Server) admin.ServerStatus {
+func serverStatus(p *poolTable, s *pool.Server, now int64) admin.ServerStatus {
 	st := admin.ServerStatus{
-		Address: s.Name, Health: s.Health.State().String(), Admin: s.Health.Admin().String(), Weight: s.Weight(),
+		Address: s.Name, Health: s.Health.State().String(), Admin: s.Health.Admin().String(), Weight: s.Weight(), Share: float64(s.Share(now, int64(p.cfg.SlowStart))) / pool.Parts,
 		InFlight: s.InFlight(), Connections: s.Connections(), Idle: s.Idle(), Cap: s.Cap(), Requests: s.Requests(),
 		Since: s.Health.Since(), CheckSeconds: s.Health.LastDuration().Seconds(), LastError: s.Health.LastError(),
 	}

@@ -22,7 +22,8 @@ type loopPool struct {
 	policies     []balancer.Policy // by route and method, made when first used
 	measures     bool              // the policy wants to know latencies
 	idle         pool.IdleLimits
-	replayBuffer int // bytes
+	slowStart    int64 // ns
+	replayBuffer int   // bytes
 }
 
 // shard is one loop's side of a server, as long as any table names it.
@@ -112,6 +113,7 @@ func newLoopPool(p *poolTable, routes int) *loopPool {
 		idle: pool.IdleLimits{
 			Timeout: time.Duration(p.cfg.Idle.Timeout), MaxAge: time.Duration(p.cfg.Idle.MaxAge), MaxRequests: p.cfg.Idle.MaxRequests,
 		},
+		slowStart:    int64(p.cfg.SlowStart),
 		replayBuffer: int(p.cfg.Retry.ReplayBuffer),
 	}
 }
@@ -133,7 +135,7 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 	var usable, unknown, tried, full, busy int
 	for i, s := range p.table.servers {
 		g := &p.targets[i]
-		g.Weight, g.InFlight, g.Usable = int32(s.Weight()), int32(s.InFlight()), false
+		g.Weight, g.InFlight, g.Usable = s.Share(now, p.slowStart), int32(s.InFlight()), false
 		if g.Weight == 0 {
 			continue
 		}

@@ -389,6 +389,13 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 		}
 		return 0
 	})
+	now := g.servers.clock()
+	w.family("server_weight", "gauge")
+	for _, p := range t.pools {
+		for _, s := range p.servers {
+			w.series("server_weight", float64(s.Share(now, int64(p.cfg.SlowStart)))/pool.Parts, "pool", p.name, "server", s.Name)
+		}
+	}
 	each("server_in_flight", "gauge", func(s *pool.Server) float64 { return float64(s.InFlight()) })
 	each("server_cap", "gauge", func(s *pool.Server) float64 { return float64(s.Cap()) })
 	w.family("server_connections", "gauge")

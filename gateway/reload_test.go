@@ -78,7 +78,7 @@ func TestReloadKeepsWhatStays(t *testing.T) {
 	before := r.table.Load().pools[0].servers[0]
 	requests := before.Requests()
 
-	r.set([]string{a, c}, "    balance: round_robin\n    queue: {max: 7}\n")
+	r.set([]string{a, c}, "    balance: round_robin\n    slow_start: 0s\n    queue: {max: 7}\n")
 	r.reload()
 	after := r.table.Load().pools[0].servers[0]
 	if after != before || after.Requests() < requests || requests == 0 {
@@ -326,4 +326,19 @@ func (r *reloader) exchanges(listener int, request string, n int, served *atomic
 		served.Add(1)
 	}
 	return nil
+}
+
+// A server that a reload adds comes to its weight slowly, those that were there keep theirs.
+func TestReloadStartsSlowly(t *testing.T) {
+	_, a := startStub(t, dlpstub.Config{})
+	_, b := startStub(t, dlpstub.Config{})
+	r := startReloader(t, a)
+	r.ready()
+	r.set([]string{a, b}, "    slow_start: 1h\n")
+	r.reload()
+	r.ready()
+	servers := r.Status().Pools[0].Servers
+	if servers[0].Share != 1 || servers[1].Share < 0.1 || servers[1].Share > 0.2 {
+		t.Errorf("shares %v and %v, want 1 and a little more than 0.1", servers[0].Share, servers[1].Share)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"icapgate/configs"
@@ -28,6 +29,7 @@ type servers struct {
 	cancel context.CancelFunc
 	group  sync.WaitGroup
 	lookup func(ctx context.Context, host string) ([]netip.Addr, error) // net.DefaultResolver; tests have their own
+	clock  func() int64                                                 // loopTime, but for tests on virtual time
 
 	changing sync.Mutex // held from reading the table in force to replacing it
 
@@ -37,7 +39,7 @@ type servers struct {
 }
 
 func (m *servers) init(g *Gateway) {
-	m.gw = g
+	m.gw, m.clock = g, loopTime
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.running = make(map[*pool.Server]*checking)
 	m.ending = make(map[*pool.Server]chan struct{})
@@ -110,13 +112,26 @@ func (m *servers) resolve(p *poolTable) (list []*pool.Server, changed bool) {
 			s := have[key{a, c.Address}]
 			if s == nil {
 				s = pool.NewServer(a, c.Address, c.Weight, limits, p.queue)
-				s.Health.OnUsable(func() { m.gw.offer(s) })
+				s.Health.OnUsable(m.onUsable(s))
 				changed = true
 			}
 			list = append(list, s)
 		}
 	}
 	return list, changed || len(list) != len(p.servers)
+}
+
+// onUsable is called whenever s has become usable: it is given what waits, slowly if it may be cold. That is one that was down, and one that
+// has come while the gateway runs; at the start of the process nothing is known, and somebody has to take the requests.
+func (m *servers) onUsable(s *pool.Server) func(cold bool) {
+	var come atomic.Bool
+	come.Store(m.gw.table.Load() != nil)
+	return func(cold bool) {
+		if come.Swap(false) || cold {
+			s.StartSlowly(m.clock())
+		}
+		m.gw.offer(s)
+	}
 }
 
 // addresses turns host:port into addresses, sorted.

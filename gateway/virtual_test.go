@@ -51,6 +51,7 @@ func startVirtualFor(t testing.TB, servers []string, pool, rest string) *virtual
 	for _, l := range v.loops {
 		l.clock = v.time.Load
 	}
+	v.servers.clock = v.time.Load
 	if err := v.Start(); err != nil {
 		t.Fatal(err)
 	}

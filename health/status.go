@@ -47,7 +47,7 @@ type Status struct {
 	missing atomic.Pointer[[]bool] // by path: answered with 404; nil: none. The slice is never changed
 	since   atomic.Int64           // when State was entered, Unix nanoseconds; 0: never
 	latest  atomic.Pointer[verdict]
-	notify  atomic.Pointer[func()]
+	notify  atomic.Pointer[func(cold bool)]
 }
 
 // verdict is the outcome of one check.
@@ -158,7 +158,7 @@ func (s *Status) setMissing(missing []bool) {
 		now = &missing
 	}
 	if s.missing.Swap(now) != nil {
-		s.tell()
+		s.tell(false)
 	}
 }
 
@@ -170,18 +170,18 @@ func (s *Status) update(f func(word uint32) uint32) {
 			continue
 		}
 		if usable(word) && !usable(old) {
-			s.tell()
+			s.tell(State(old&stateMask) == Down || AdminState(old&adminMask>>adminShift) == Maintenance)
 		}
 		return
 	}
 }
 
 // OnUsable sets what is called whenever the server has become usable, or usable for one more path: somebody may be waiting for
-// it. f is called by whoever changed the Status, and must not block.
-func (s *Status) OnUsable(f func()) { s.notify.Store(&f) }
+// it. cold says that it may have been started just now: it has been down, or in maintenance. f is called by whoever changed the Status, and must not block.
+func (s *Status) OnUsable(f func(cold bool)) { s.notify.Store(&f) }
 
-func (s *Status) tell() {
+func (s *Status) tell(cold bool) {
 	if f := s.notify.Load(); f != nil {
-		(*f)()
+		(*f)(cold)
 	}
 }

@@ -120,3 +120,32 @@ func TestUsableDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations per Usable, want 0", n)
 	}
 }
+
+// Who waits is told whenever a server has become usable, and whether it may be cold.
+func TestOnUsable(t *testing.T) {
+	const nothing = "nothing"
+	var s Status
+	told := nothing
+	s.OnUsable(func(cold bool) { told = map[bool]string{true: "cold", false: "warm"}[cold] })
+	for i, step := range []struct {
+		do   func()
+		want string
+	}{
+		{func() { s.SetState(Up) }, "warm"}, // nothing was known of it
+		{func() { s.SetState(Up) }, nothing},
+		{func() { s.SetState(Down) }, nothing},
+		{func() { s.SetState(Up) }, "cold"},
+		{func() { s.SetAdmin(Drain) }, nothing},
+		{func() { s.SetAdmin(Ready) }, "warm"},
+		{func() { s.SetAdmin(Maintenance) }, nothing},
+		{func() { s.SetAdmin(Ready) }, "cold"},
+		{func() { s.setMissing([]bool{true}) }, nothing},
+		{func() { s.setMissing(nil) }, "warm"},
+	} {
+		told = nothing
+		step.do()
+		if told != step.want {
+			t.Errorf("step %d: told %s, want %s", i+1, told, step.want)
+		}
+	}
+}

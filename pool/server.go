@@ -27,6 +27,7 @@ type Server struct {
 	inFlight  atomic.Int32 // attempts running
 	requests  atomic.Uint64
 	fullUntil atomic.Int64 // loop time in ns until which the server said 503: skip it
+	startedAt atomic.Int64 // loop time in ns of the beginning of its slow start, 0: there was none
 }
 
 // Limits is what the configuration says about a server's connections.
@@ -58,8 +59,27 @@ func (s *Server) Expedite() {
 func (s *Server) SetLimits(l Limits) { s.limits.Store(&l) }
 
 // Weight is the server's share of new requests; 0: none.
-func (s *Server) Weight() int      { return int(s.weight.Load()) }
-func (s *Server) SetWeight(w int)  { s.weight.Store(int32(w)) }
+func (s *Server) Weight() int     { return int(s.weight.Load()) }
+func (s *Server) SetWeight(w int) { s.weight.Store(int32(w)) }
+
+// Parts is into how many parts a unit of weight is divided, so that a server can have less than one in slow start. leastParts is what it begins with.
+const (
+	Parts      = 1000
+	leastParts = Parts / 10
+)
+
+// StartSlowly begins a slow start: the server is cold.
+func (s *Server) StartSlowly(now int64) { s.startedAt.Store(now) }
+
+// Share is the weight of now in Parts: a tenth of it at the beginning of a slow start, which takes span ns, and all of it at its end.
+func (s *Server) Share(now, span int64) int32 {
+	weight := s.weight.Load()
+	if at := s.startedAt.Load(); at != 0 && now-at < span {
+		return weight * (leastParts + int32((Parts-leastParts)*max(now-at, 0)/span))
+	}
+	return weight * Parts
+}
+
 func (s *Server) Connections() int { return int(s.conns.Load()) }
 func (s *Server) Idle() int        { return int(s.idle.Load()) }
 func (s *Server) InFlight() int    { return int(s.inFlight.Load()) }

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // newTestServer returns a server with its own queue.
@@ -161,4 +162,26 @@ func TestExpedite(t *testing.T) {
 	if calls != 1 {
 		t.Errorf("%d calls, want 1", calls)
 	}
+}
+
+func TestSlowStart(t *testing.T) {
+	const span = int64(30 * time.Second)
+	s := NewServer(netip.MustParseAddrPort("192.0.2.1:1344"), "dlp:1344", 4, Limits{ConnectionShare: 1}, NewQueue(0))
+	share := func(now, span int64, want int32) {
+		t.Helper()
+		if got := s.Share(now, span); got != want {
+			t.Errorf("share at %v: %d, want %d", time.Duration(now), got, want)
+		}
+	}
+	share(1, span, 4*Parts) // it has been there from the start
+	const at = int64(time.Hour)
+	s.StartSlowly(at)
+	share(at-1, span, 400) // a loop's clock may be a little behind
+	share(at, span, 400)
+	share(at+span/3, span, 4*400)
+	share(at+span-1, span, 4*999)
+	share(at+span, span, 4*Parts)
+	share(at, 0, 4*Parts)
+	s.SetWeight(0)
+	share(at, span, 0)
 }

@@ -183,6 +183,9 @@ func remark(s admin.ServerStatus) string {
 	if s.LastError != "" {
 		remarks = append(remarks, strings.Join(strings.Fields(s.LastError), " "))
 	}
+	if s.SlowStart() {
+		remarks = append(remarks, fmt.Sprintf("slow start: its weight is %.2f", s.Share))
+	}
 	if len(s.MissingPaths) > 0 {
 		remarks = append(remarks, "does not know "+strings.Join(s.MissingPaths, ", "))
 	}

@@ -27,10 +27,10 @@ func (g *fakeGateway) Status() admin.Status {
 		Listeners: []admin.ListenerStatus{{Name: "icaps", Address: "icaps://192.0.2.1:11344", Sessions: 12}},
 		Pools: []admin.PoolStatus{
 			{Name: "dlp", Queue: 3, Servers: []admin.ServerStatus{
-				{Address: "10.0.0.1:1344", Health: "up", Admin: "ready", Weight: 1, InFlight: 2, Connections: 5, Idle: 3, Cap: 99, Requests: 1234, Since: g.since},
+				{Address: "10.0.0.1:1344", Health: "up", Admin: "ready", Weight: 1, Share: 1, InFlight: 2, Connections: 5, Idle: 3, Cap: 99, Requests: 1234, Since: g.since},
 				{Address: "10.0.0.2:1344", Health: "down", Admin: "drain", Weight: 2, LastError: "connection\nrefused", MissingPaths: []string{"/a", "/b"}},
 			}},
-			{Name: "av", Servers: []admin.ServerStatus{{Address: "10.0.0.2:1344", Health: "checking", Admin: "ready", Weight: 1}}},
+			{Name: "av", Servers: []admin.ServerStatus{{Address: "10.0.0.2:1344", Health: "checking", Admin: "ready", Weight: 1, Share: 0.25}}},
 		},
 	}
 }
@@ -94,7 +94,7 @@ SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQU
 
 Pool av, 0 waiting
 SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  REMARK
-10.0.0.2:1344  checking  ready  1       0          0            0     none  0         -
+10.0.0.2:1344  checking  ready  1       0          0            0     none  0         slow start: its weight is 0.25
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)

@@ -35,6 +35,7 @@ pools:
   - name: dlp
     servers: ["%s", "%s"]
     health: {interval: 1s}
+    slow_start: 0s # the split is to be seen at once
 log: {level: error, format: text}
 access_log: {output: off}
 admin: {address: "%s"}

@@ -60,7 +60,7 @@ func newFakeGateway() *fakeGateway {
 		Listeners:     []ListenerStatus{{Name: "icaps", Address: ":11344", Sessions: 12}},
 		Pools: []PoolStatus{
 			{Name: "dlp", Queue: 3, Servers: []ServerStatus{
-				{Address: "192.0.2.1:1344", Health: "up", Admin: "ready", Weight: 2, InFlight: 4, Connections: 6, Idle: 2, Cap: 16,
+				{Address: "192.0.2.1:1344", Health: "up", Admin: "ready", Weight: 2, Share: 0.5, InFlight: 4, Connections: 6, Idle: 2, Cap: 16,
 					Requests: 1000, Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CheckSeconds: 0.002},
 				{Address: "192.0.2.2:1344", Health: "down", Admin: "drain", Weight: 1, LastError: "<b>no answer</b> within 2s", MissingPaths: []string{"/scan"}},
 			}},
@@ -163,7 +163,7 @@ func TestStatusJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]any{
-		"address": "192.0.2.1:1344", "health": "up", "admin": "ready", "weight": 2.0, "in_flight": 4.0, "connections": 6.0,
+		"address": "192.0.2.1:1344", "health": "up", "admin": "ready", "weight": 2.0, "share": 0.5, "in_flight": 4.0, "connections": 6.0,
 		"idle": 2.0, "cap": 16.0, "requests": 1000.0, "since": "2026-01-02T03:04:05Z", "check_seconds": 0.002, "last_error": "",
 	}
 	if diff := cmp.Diff(want, tree.Pools[0].Servers[0]); diff != "" {

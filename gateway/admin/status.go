@@ -42,6 +42,7 @@ type ServerStatus struct {
 	Health       string    `json:"health"`      // checking, up, down
 	Admin        string    `json:"admin"`       // ready, drain, maintenance
 	Weight       int       `json:"weight"`      // 0: no new requests
+	Share        float64   `json:"share"`       // the weight of now: less than Weight in slow start
 	InFlight     int       `json:"in_flight"`   // attempts that run
 	Connections  int       `json:"connections"` // active and idle
 	Idle         int       `json:"idle"`
@@ -52,6 +53,9 @@ type ServerStatus struct {
 	LastError    string    `json:"last_error"`              // of the latest check, "": none
 	MissingPaths []string  `json:"missing_paths,omitempty"` // paths that the server does not know: not used for these
 }
+
+// SlowStart says whether the server has not come to its full weight yet.
+func (s ServerStatus) SlowStart() bool { return s.Share > 0 && s.Share < float64(s.Weight) }
 
 // listed gives every list that is nil a value, so that scripts find [] and not null.
 func (s Status) listed() Status {
