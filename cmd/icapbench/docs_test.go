@@ -19,7 +19,10 @@ func TestCapacityDocs(t *testing.T) {
 		t.Fatal(err)
 	}
 	readers := map[string]func(file string, content []byte) error{
-		"servers.yaml":   func(file string, content []byte) error { _, err := serve.Parse(file, content, serve.Settings{}); return err },
+		"servers.yaml": func(file string, content []byte) error {
+			_, err := serve.Parse(file, content, serve.Settings{})
+			return err
+		},
 		"gateway.yaml":   func(file string, content []byte) error { _, err := configs.Parse(file, content); return err },
 		"incidents.yaml": func(file string, content []byte) error { _, err := scenario.Parse(file, content); return err },
 	}
