@@ -71,6 +71,8 @@ type Pool struct {
 	SlowStart       Duration     `yaml:"slow_start"` // in which a cold server comes to its full weight; 0: at once
 	Servers         []Server     `yaml:"servers"`
 	TLS             *PoolTLS     `yaml:"tls"`              // nil: plain icap to the servers
+	TierThreshold   float64      `yaml:"tier_threshold"`   // usable share of a tier's weight below which the next tier takes part; 0: none usable
+	PanicThreshold  float64      `yaml:"panic_threshold"`  // usable share of the pool's weight below which health is not looked at; 0: never
 	ConnectionShare int          `yaml:"connection_share"` // number of gateways that share the servers' caps
 	Reserve         int          `yaml:"reserve"`          // connections of a server's cap left free for checks
 	Reuse           bool         `yaml:"reuse"`            // false: one request per connection
@@ -86,6 +88,7 @@ type Pool struct {
 type Server struct {
 	Address        string `yaml:"address"`         // host:port; port defaults to 1344, 11344 with tls
 	Weight         int    `yaml:"weight"`          // share of the requests; 0: none
+	Tier           int    `yaml:"tier"`            // above 0: a backup for those of lower tiers
 	MaxConnections int    `yaml:"max_connections"` // 0: what the server's OPTIONS says; none said: unlimited
 }
 

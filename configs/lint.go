@@ -79,6 +79,12 @@ func (l *linter) pool(key string, p *Pool) {
 	if p.HashOn != DefaultPool().HashOn && p.Balance != "hash" {
 		l.add(key+".hash_on", "%s is not used: balance is %s, not hash", p.HashOn, p.Balance)
 	}
+	if p.TierThreshold > 0 && !slices.ContainsFunc(p.Servers, func(s Server) bool { return s.Tier != p.Servers[0].Tier }) {
+		l.add(key+".tier_threshold", "%v is not used: all servers are of one tier", p.TierThreshold)
+	}
+	if p.PanicThreshold > 0.5 {
+		l.add(key+".panic_threshold", "%v: requests go to servers that are down as soon as more than %.0f %% of all are down", p.PanicThreshold, 100*(1-p.PanicThreshold))
+	}
 	if p.ConnectionShare > 1 {
 		l.add(key+".connection_share", "%d gateways share these servers: all of them need this same value", p.ConnectionShare)
 	}

@@ -29,6 +29,7 @@ const (
 	maxServices    = 4096
 	maxServers     = 1024 // of a pool
 	maxWeight      = 256
+	maxTier        = 9
 	maxConnections = 1 << 20 // of a server or of clients, waiters and requests alike
 	maxShare       = 1000
 	maxAttempts    = 10
@@ -130,6 +131,8 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 		}
 	}
 	v.duration(key+".slow_start", p.SlowStart, 0, maxInterval)
+	v.share(key+".tier_threshold", p.TierThreshold)
+	v.share(key+".panic_threshold", p.PanicThreshold)
 	v.number(key+".connection_share", p.ConnectionShare, 1, maxShare)
 	v.number(key+".reserve", p.Reserve, 0, maxConnections)
 
@@ -176,6 +179,7 @@ func (v *validator) server(key string, s *Server, before []Server) {
 		}
 	}
 	v.number(key+".weight", s.Weight, 0, maxWeight)
+	v.number(key+".tier", s.Tier, 0, maxTier)
 	v.number(key+".max_connections", s.MaxConnections, 0, maxConnections)
 }
 
@@ -313,6 +317,13 @@ func (v *validator) some(key string, n, most int) int {
 func (v *validator) number(key string, n, least, most int) {
 	if n < least || n > most {
 		v.add(key, "%d is out of range, allowed: %d to %d", n, least, most)
+	}
+}
+
+// share checks a part of a whole.
+func (v *validator) share(key string, s float64) {
+	if !(s >= 0 && s <= 1) { // NaN fails too
+		v.add(key, "%v is out of range, allowed: 0 to 1, such as 0.5", s)
 	}
 }
 

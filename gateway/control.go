@@ -55,9 +55,12 @@ func (g *Gateway) Status() admin.Status {
 	}
 	now := g.servers.clock()
 	for _, p := range g.table.Load().pools {
-		ps := admin.PoolStatus{Name: p.name, Queue: p.queue.Depth()}
-		for _, s := range p.servers {
-			ps.Servers = append(ps.Servers, serverStatus(p, s, now))
+		sel := p.selection(-1, bitset{})
+		ps := admin.PoolStatus{Name: p.name, Balance: p.cfg.Balance, Queue: p.queue.Depth(), Tier: p.tierOf(sel), Panic: sel.panic}
+		for i, s := range p.servers {
+			st := serverStatus(p, s, now)
+			st.Tier = int(p.tiers[i])
+			ps.Servers = append(ps.Servers, st)
 		}
 		st.Pools = append(st.Pools, ps)
 	}
@@ -139,6 +142,9 @@ func (g *Gateway) SetWeight(poolName, server string, weight int) error {
 	}
 	s.SetWeight(weight)
 	g.offer(s) // it may have had none
+	if p := g.table.Load().pool(poolName); p != nil {
+		g.servers.onSelection(p)
+	}
 	g.log.Info("weight set", "pool", poolName, "server", server, "weight", weight)
 	return nil
 }

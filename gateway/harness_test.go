@@ -46,6 +46,12 @@ func startGateway(t testing.TB, servers []string, pool, rest string) *testGatewa
 // newGateway is startGateway without the start.
 func newGateway(t testing.TB, servers []string, pool, rest string) *testGateway {
 	t.Helper()
+	return newGatewayIn(t, fmt.Sprintf("[\"%s\"]", strings.Join(servers, `","`)), pool, rest)
+}
+
+// newGatewayIn is newGateway with the list of servers in YAML.
+func newGatewayIn(t testing.TB, servers, pool, rest string) *testGateway {
+	t.Helper()
 	pem, err := selfsign.Generate([]string{"127.0.0.1", "localhost"})
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +72,7 @@ listeners:
 	if !strings.Contains(rest, "access_log:") {
 		rest += "\naccess_log: {output: \"off\"}"
 	}
-	text := fmt.Sprintf("%s\nadmin: {address: \"off\"}\npools:\n  - name: dlp\n    servers: [\"%s\"]\n%s\n", rest, strings.Join(servers, `","`), pool)
+	text := fmt.Sprintf("%s\nadmin: {address: \"off\"}\npools:\n  - name: dlp\n    servers: %s\n%s\n", rest, servers, pool)
 	cfg, err := configs.Parse("test.yaml", []byte(text))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)

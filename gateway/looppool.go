@@ -132,14 +132,15 @@ const (
 
 // pick chooses a server for the next attempt among those that are usable, not full, and have a connection to give.
 func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
+	sel := p.table.selection(t.route.checkPath, t.tried)
 	var usable, unknown, tried, full, busy int
 	for i, s := range p.table.servers {
 		g := &p.targets[i]
 		g.Weight, g.InFlight, g.Usable = s.Share(now, p.slowStart), int32(s.InFlight()), false
-		if g.Weight == 0 {
+		if g.Weight == 0 || p.table.tiers[i] > sel.tier {
 			continue
 		}
-		if !s.Health.Usable(t.route.checkPath) {
+		if !sel.allows(s, t.route.checkPath) {
 			if s.Health.State() == health.Checking && s.Health.Admin() == health.Ready {
 				unknown++
 			}
@@ -194,27 +195,25 @@ func (p *loopPool) policy(t *transaction) balancer.Policy {
 
 // othersUsable says whether a server other than not could take the request now.
 func (p *loopPool) othersUsable(t *transaction, not *pool.Server) bool {
+	sel := p.table.selection(t.route.checkPath, t.tried)
 	for i, s := range p.table.servers {
-		if s != not && !t.tried.has(i) && takes(s, t.route.checkPath) && !s.Full(t.s.loop.now) {
+		if s != not && !t.tried.has(i) && p.table.takes(i, t.route.checkPath, sel) && !s.Full(t.s.loop.now) {
 			return true
 		}
 	}
 	return false
 }
 
-// takes says whether a server gets new requests for a path at all. On any goroutine.
-func takes(s *pool.Server, path int) bool { return s.Weight() > 0 && s.Health.Usable(path) }
-
 // waitsFor says whether a request in the queue, which has failed on the tried servers, can go to s now. For one of these only if no other
 // server takes it any more: it is the others that it waits for. On any goroutine.
 func (p *poolTable) waitsFor(s *pool.Server, path int, tried bitset, now int64) bool {
-	i := p.index(s)
-	if i < 0 || !takes(s, path) || s.Full(now) {
+	i, sel := p.index(s), p.selection(path, tried)
+	if i < 0 || !p.takes(i, path, sel) || s.Full(now) {
 		return false
 	}
 	if tried.has(i) {
-		for k, other := range p.servers {
-			if !tried.has(k) && takes(other, path) {
+		for k := range p.servers {
+			if !tried.has(k) && p.takes(k, path, sel) {
 				return false
 			}
 		}
@@ -225,9 +224,9 @@ func (p *poolTable) waitsFor(s *pool.Server, path int, tried bitset, now int64) 
 // fullFor is the time in ns until the first of the usable servers, but for those that the request has failed on, is no longer skipped
 // because it said 503.
 func (p *loopPool) fullFor(t *transaction, now int64) int64 {
-	first := int64(math.MaxInt64)
+	first, sel := int64(math.MaxInt64), p.table.selection(t.route.checkPath, t.tried)
 	for i, s := range p.table.servers {
-		if !t.tried.has(i) && takes(s, t.route.checkPath) {
+		if !t.tried.has(i) && p.table.takes(i, t.route.checkPath, sel) {
 			first = min(first, max(s.FullUntil()-now, 0))
 		}
 	}

@@ -410,6 +410,18 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 	for _, p := range t.pools {
 		w.series("queue_depth", float64(p.queue.Depth()), "pool", p.name)
 	}
+	w.family("pool_tier", "gauge")
+	for _, p := range t.pools {
+		w.series("pool_tier", float64(p.tierOf(p.selection(-1, bitset{}))), "pool", p.name)
+	}
+	w.family("pool_panic", "gauge")
+	for _, p := range t.pools {
+		value := 0.0
+		if p.panics() {
+			value = 1
+		}
+		w.series("pool_panic", value, "pool", p.name)
+	}
 	w.family("checks_total", "counter")
 	w.series("checks_total", float64(g.metrics.checks.OK.Load()), "result", "ok")
 	w.series("checks_total", float64(g.metrics.checks.Failed.Load()), "result", "failed")

@@ -36,6 +36,8 @@ type servers struct {
 	mu      sync.Mutex
 	running map[*pool.Server]*checking     // guarded by mu
 	ending  map[*pool.Server]chan struct{} // checkers that have been cancelled for another one; guarded by mu
+
+	selections map[string]selection // by pool, as last logged; guarded by mu
 }
 
 func (m *servers) init(g *Gateway) {
@@ -43,6 +45,7 @@ func (m *servers) init(g *Gateway) {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.running = make(map[*pool.Server]*checking)
 	m.ending = make(map[*pool.Server]chan struct{})
+	m.selections = make(map[string]selection)
 	m.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
@@ -112,7 +115,7 @@ func (m *servers) resolve(p *poolTable) (list []*pool.Server, changed bool) {
 			s := have[key{a, c.Address}]
 			if s == nil {
 				s = pool.NewServer(a, c.Address, c.Weight, limits, p.queue)
-				s.Health.OnUsable(m.onUsable(s))
+				s.Health.OnChange(m.onHealth(s))
 				changed = true
 			}
 			list = append(list, s)
@@ -121,16 +124,25 @@ func (m *servers) resolve(p *poolTable) (list []*pool.Server, changed bool) {
 	return list, changed || len(list) != len(p.servers)
 }
 
-// onUsable is called whenever s has become usable: it is given what waits, slowly if it may be cold. That is one that was down, and one that
-// has come while the gateway runs; at the start of the process nothing is known, and somebody has to take the requests.
-func (m *servers) onUsable(s *pool.Server) func(cold bool) {
+// onHealth is called whenever s has become usable or has stopped to be so. A usable one is given what waits, slowly if it may be cold. That is one that
+// was down, and one that has come while the gateway runs; at the start of the process nothing is known, and somebody has to take the requests.
+func (m *servers) onHealth(s *pool.Server) func(usable, cold bool) {
 	var come atomic.Bool
 	come.Store(m.gw.table.Load() != nil)
-	return func(cold bool) {
-		if come.Swap(false) || cold {
+	return func(usable, cold bool) {
+		if usable && (come.Swap(false) || cold) {
 			s.StartSlowly(m.clock())
 		}
-		m.gw.offer(s)
+		if usable {
+			m.gw.offer(s)
+		}
+		if t := m.gw.table.Load(); t != nil {
+			for _, p := range t.pools {
+				if p.graded && p.has(s) {
+					m.onSelection(p)
+				}
+			}
+		}
 	}
 }
 

@@ -41,6 +41,9 @@ type poolTable struct {
 	budget  *pool.Budget // likewise
 	paths   []string     // what the checks ask for
 	hash    *hashing     // nil: balance is not hash
+	tiers   []uint8      // parallel to servers
+	levels  []uint8      // the tiers that there are, ascending
+	graded  bool         // tiers or the panic threshold make a difference; see selection
 
 	otherPaths bool // a prefix leads here, too: a server without any of paths may still be of use
 }
@@ -54,6 +57,7 @@ type hashing struct {
 // setServers gives the pool its servers, and makes what follows from them.
 func (p *poolTable) setServers(list []*pool.Server) {
 	p.servers = list
+	p.setTiers()
 	if !balancer.Hashes(p.cfg.Balance) {
 		return
 	}

@@ -45,8 +45,14 @@ func startVirtual(t testing.TB, f *fakeServer, pool, rest string) *virtual {
 
 func startVirtualFor(t testing.TB, servers []string, pool, rest string) *virtual {
 	t.Helper()
+	return startVirtualIn(t, fmt.Sprintf("[\"%s\"]", strings.Join(servers, `","`)), pool, rest)
+}
+
+// startVirtualIn is startVirtualFor with the list of servers in YAML.
+func startVirtualIn(t testing.TB, servers, pool, rest string) *virtual {
+	t.Helper()
 	v := &virtual{log: filepath.Join(t.TempDir(), "access.log")}
-	v.testGateway = newGateway(t, servers, "    health: {interval: 1h, timeout: 100ms, fall: 100}\n"+pool, rest+fmt.Sprintf("\naccess_log: {output: %q}", v.log))
+	v.testGateway = newGatewayIn(t, servers, "    health: {interval: 1h, timeout: 100ms, fall: 100}\n"+pool, rest+fmt.Sprintf("\naccess_log: {output: %q}", v.log))
 	v.time.Store(loopTime())
 	for _, l := range v.loops {
 		l.clock = v.time.Load

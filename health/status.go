@@ -47,7 +47,7 @@ type Status struct {
 	missing atomic.Pointer[[]bool] // by path: answered with 404; nil: none. The slice is never changed
 	since   atomic.Int64           // when State was entered, Unix nanoseconds; 0: never
 	latest  atomic.Pointer[verdict]
-	notify  atomic.Pointer[func(cold bool)]
+	notify  atomic.Pointer[func(usable, cold bool)]
 }
 
 // verdict is the outcome of one check.
@@ -74,11 +74,18 @@ func (s *Status) Admin() AdminState { return AdminState(s.word.Load() & adminMas
 // Usable says whether the server may get a new request for a path: the index of the path in CheckConfig.Paths, -1 for one that is
 // not among them. The table in the package comment has all cases.
 func (s *Status) Usable(path int) bool {
-	if !usable(s.word.Load()) {
-		return false
-	}
+	return usable(s.word.Load()) && !s.lacks(path)
+}
+
+// Admitted says whether the server may get a request for a path whatever the checks say: no operator has taken it out, and it knows the path.
+func (s *Status) Admitted(path int) bool {
+	return s.Admin() == Ready && !s.lacks(path)
+}
+
+// lacks says whether a path is missing.
+func (s *Status) lacks(path int) bool {
 	missing := s.missing.Load()
-	return missing == nil || path < 0 || path >= len(*missing) || !(*missing)[path]
+	return missing != nil && path >= 0 && path < len(*missing) && (*missing)[path]
 }
 
 // usable is the truth table of the package comment.
@@ -157,8 +164,8 @@ func (s *Status) setMissing(missing []bool) {
 	if slices.Contains(missing, true) {
 		now = &missing
 	}
-	if s.missing.Swap(now) != nil {
-		s.tell(false)
+	if s.missing.Swap(now) != nil || now != nil {
+		s.tell(now == nil, false)
 	}
 }
 
@@ -169,19 +176,20 @@ func (s *Status) update(f func(word uint32) uint32) {
 		if !s.word.CompareAndSwap(old, word) {
 			continue
 		}
-		if usable(word) && !usable(old) {
-			s.tell(State(old&stateMask) == Down || AdminState(old&adminMask>>adminShift) == Maintenance)
+		if is := usable(word); is != usable(old) {
+			s.tell(is, is && (State(old&stateMask) == Down || AdminState(old&adminMask>>adminShift) == Maintenance))
 		}
 		return
 	}
 }
 
-// OnUsable sets what is called whenever the server has become usable, or usable for one more path: somebody may be waiting for
-// it. cold says that it may have been started just now: it has been down, or in maintenance. f is called by whoever changed the Status, and must not block.
-func (s *Status) OnUsable(f func(cold bool)) { s.notify.Store(&f) }
+// OnChange sets what is called whenever the server has become usable, or stopped to be so, for all paths or for some: somebody may be waiting for
+// it, or have to be sent elsewhere. cold says that it may have been started just now: it has been down, or in maintenance. f is called by whoever
+// changed the Status, and must not block.
+func (s *Status) OnChange(f func(usable, cold bool)) { s.notify.Store(&f) }
 
-func (s *Status) tell(cold bool) {
+func (s *Status) tell(usable, cold bool) {
 	if f := s.notify.Load(); f != nil {
-		(*f)(cold)
+		(*f)(usable, cold)
 	}
 }

@@ -121,31 +121,59 @@ func TestUsableDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// Who waits is told whenever a server has become usable, and whether it may be cold.
-func TestOnUsable(t *testing.T) {
+// Whoever waits is told whenever a server has become usable or has stopped to be so, and whether it may be cold.
+func TestOnChange(t *testing.T) {
 	const nothing = "nothing"
 	var s Status
 	told := nothing
-	s.OnUsable(func(cold bool) { told = map[bool]string{true: "cold", false: "warm"}[cold] })
+	s.OnChange(func(usable, cold bool) {
+		switch {
+		case !usable:
+			told = "gone"
+		case cold:
+			told = "cold"
+		default:
+			told = "warm"
+		}
+	})
 	for i, step := range []struct {
 		do   func()
 		want string
 	}{
 		{func() { s.SetState(Up) }, "warm"}, // nothing was known of it
 		{func() { s.SetState(Up) }, nothing},
-		{func() { s.SetState(Down) }, nothing},
-		{func() { s.SetState(Up) }, "cold"},
+		{func() { s.SetState(Down) }, "gone"},
 		{func() { s.SetAdmin(Drain) }, nothing},
+		{func() { s.SetAdmin(Ready) }, nothing},
+		{func() { s.SetState(Up) }, "cold"},
+		{func() { s.SetAdmin(Drain) }, "gone"},
 		{func() { s.SetAdmin(Ready) }, "warm"},
-		{func() { s.SetAdmin(Maintenance) }, nothing},
+		{func() { s.SetAdmin(Maintenance) }, "gone"},
 		{func() { s.SetAdmin(Ready) }, "cold"},
-		{func() { s.setMissing([]bool{true}) }, nothing},
+		{func() { s.setMissing([]bool{true}) }, "gone"},
 		{func() { s.setMissing(nil) }, "warm"},
+		{func() { s.setMissing(nil) }, nothing},
 	} {
 		told = nothing
 		step.do()
 		if told != step.want {
 			t.Errorf("step %d: told %s, want %s", i+1, told, step.want)
+		}
+	}
+}
+
+func TestAdmitted(t *testing.T) {
+	var s Status
+	s.setMissing([]bool{false, true})
+	for _, state := range []State{Checking, Up, Down} {
+		s.SetState(state)
+		for _, admin := range []AdminState{Ready, Drain, Maintenance} {
+			s.SetAdmin(admin)
+			for path, known := range []bool{true, false} {
+				if got := s.Admitted(path); got != (admin == Ready && known) {
+					t.Errorf("%v, %v, path %d: admitted %v", state, admin, path, got)
+				}
+			}
 		}
 	}
 }

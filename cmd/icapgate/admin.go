@@ -150,7 +150,7 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	}
 	for _, p := range s.Pools {
 		t.Flush() // each table has columns of its own
-		fmt.Fprintf(out, "\nPool %s, %d waiting\n", p.Name, p.Queue)
+		fmt.Fprintf(out, "\nPool %s, %d waiting%s\n", p.Name, p.Queue, selected(p))
 		fmt.Fprintln(t, "SERVER\tHEALTH\tADMIN\tWEIGHT\tIN FLIGHT\tCONNECTIONS\tIDLE\tCAP\tREQUESTS\tREMARK")
 		for _, srv := range p.Servers {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%s\n", srv.Address, healthSince(srv, now), srv.Admin, srv.Weight,
@@ -158,6 +158,17 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 		}
 	}
 	return t.Flush()
+}
+
+// selected says what is special about who gets the requests of a pool, "" if nothing is.
+func selected(p admin.PoolStatus) string {
+	switch {
+	case p.Panic:
+		return ", panic: too few servers are usable, requests go to all"
+	case p.Tier > 0:
+		return fmt.Sprintf(", tiers up to %d in use", p.Tier)
+	}
+	return ""
 }
 
 func seconds(n float64) time.Duration { return time.Duration(n) * time.Second }
@@ -180,6 +191,9 @@ func limit(n int) string {
 // remark says in one line why a server is not used for everything, "-" if there is nothing to say.
 func remark(s admin.ServerStatus) string {
 	var remarks []string
+	if s.Tier > 0 {
+		remarks = append(remarks, fmt.Sprintf("tier %d", s.Tier))
+	}
 	if s.LastError != "" {
 		remarks = append(remarks, strings.Join(strings.Fields(s.LastError), " "))
 	}

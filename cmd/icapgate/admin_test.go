@@ -30,7 +30,7 @@ func (g *fakeGateway) Status() admin.Status {
 				{Address: "10.0.0.1:1344", Health: "up", Admin: "ready", Weight: 1, Share: 1, InFlight: 2, Connections: 5, Idle: 3, Cap: 99, Requests: 1234, Since: g.since},
 				{Address: "10.0.0.2:1344", Health: "down", Admin: "drain", Weight: 2, LastError: "connection\nrefused", MissingPaths: []string{"/a", "/b"}},
 			}},
-			{Name: "av", Servers: []admin.ServerStatus{{Address: "10.0.0.2:1344", Health: "checking", Admin: "ready", Weight: 1, Share: 0.25}}},
+			{Name: "av", Tier: 1, Servers: []admin.ServerStatus{{Address: "10.0.0.2:1344", Health: "checking", Admin: "ready", Weight: 1, Tier: 1, Share: 0.25}}},
 		},
 	}
 }
@@ -92,9 +92,9 @@ SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQU
 10.0.0.1:1344  up 3m12s  ready  1       2          5            3     99    1234      -
 10.0.0.2:1344  down      drain  2       0          0            0     none  0         connection refused; does not know /a, /b
 
-Pool av, 0 waiting
+Pool av, 0 waiting, tiers up to 1 in use
 SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  REMARK
-10.0.0.2:1344  checking  ready  1       0          0            0     none  0         slow start: its weight is 0.25
+10.0.0.2:1344  checking  ready  1       0          0            0     none  0         tier 1; slow start: its weight is 0.25
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)

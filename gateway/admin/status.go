@@ -32,7 +32,10 @@ type ListenerStatus struct {
 // PoolStatus is one pool.
 type PoolStatus struct {
 	Name    string         `json:"name"`
+	Balance string         `json:"balance"`
 	Queue   int            `json:"queue"` // transactions that wait for a server
+	Tier    int            `json:"tier"`  // the highest one whose servers get requests
+	Panic   bool           `json:"panic"` // so few servers are usable that requests go to all of them, whatever the checks say
 	Servers []ServerStatus `json:"servers"`
 }
 
@@ -41,6 +44,7 @@ type ServerStatus struct {
 	Address      string    `json:"address"`     // ip:port
 	Health       string    `json:"health"`      // checking, up, down
 	Admin        string    `json:"admin"`       // ready, drain, maintenance
+	Tier         int       `json:"tier"`        // above 0: a backup
 	Weight       int       `json:"weight"`      // 0: no new requests
 	Share        float64   `json:"share"`       // the weight of now: less than Weight in slow start
 	InFlight     int       `json:"in_flight"`   // attempts that run
