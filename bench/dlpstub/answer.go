@@ -516,6 +516,9 @@ func (c *conn) finish(err error) {
 		return
 	}
 	c.finished = true
+	if c.whole {
+		err = nil
+	}
 	if err != nil {
 		c.srv.noteError(err)
 	}

@@ -74,6 +74,7 @@ type conn struct {
 	unfinished bool   // the answer has no empty line
 	closing    int    // 1: the answer says "Connection: close"
 	answered   bool   // the final answer has begun
+	whole      bool   // it was read to its end and its answer is due: what happens from now on loses nothing of it
 	finished   bool
 
 	// Used with a Hook only.
@@ -206,7 +207,7 @@ func (c *conn) readHeads(n int) error {
 func (c *conn) begin(n int) {
 	c.srv.enter(c.req.Method)
 	c.requests.Store(uint64(n))
-	c.status, c.unfinished = 0, false
+	c.status, c.unfinished, c.whole = 0, false, false
 	if c.preview = c.preview[:0]; cap(c.preview) > readBuffer {
 		c.preview = nil
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -135,5 +137,24 @@ func TestIncidentsOfRequests(t *testing.T) {
 	counts.Counts[1], counts.Counts[3] = 1, 1
 	if st.PerConn != counts || st.Active != 0 || st.PeakActive < 1 || st.Requests[icap.MethodReqmod] != 7 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// A request that was read to its end has arrived, also if its connection is reset before the answer to it is due.
+func TestIncidentOfAResetConnection(t *testing.T) {
+	for _, cfg := range []Config{{Latency: time.Hour}, {Mode: Echo, LatencyPerMiB: 1 << 60}} {
+		in := NewIncidents()
+		cfg.Incidents, cfg.IncidentField = in, "X-ID"
+		s := New(cfg)
+		synctest.Test(t, func(t *testing.T) {
+			nc := dialPipe(s)
+			mustWrite(t, nc, reqmod+"X-ID: run-0\r\nAllow: 204\r\nEncapsulated: req-body=0\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+			synctest.Wait()
+			s.Close()
+		})
+		want := Ledger{Runs: []Run{{Name: "run", Distinct: 1, Total: 1, IDs: []IDRange{{0, 0, 1}}}}}
+		if diff := cmp.Diff(want, in.Ledger()); diff != "" {
+			t.Errorf("%+v: %s", cfg, diff)
+		}
 	}
 }

@@ -35,7 +35,8 @@ func (c *conn) random() *rand.Rand {
 // counts from when the slot was taken; otherwise from now.
 func (c *conn) wait() error {
 	d := c.how.Latency
-	if c.bodyEnded() {
+	c.whole = c.bodyEnded()
+	if c.whole {
 		d += c.bodyLatency()
 	}
 	if !c.slot.held {
@@ -47,6 +48,7 @@ func (c *conn) wait() error {
 
 // waitForBody lets the part of the latency pass that the size of the body makes, for an answer that began before the body's end.
 func (c *conn) waitForBody() error {
+	c.whole = true
 	d := c.bodyLatency()
 	if d == 0 || !c.slot.held {
 		return c.pause(d)
