@@ -2,6 +2,7 @@ package dlpstub
 
 import (
 	"bytes"
+	"math"
 	"strconv"
 	"time"
 
@@ -95,14 +96,15 @@ func (c *conn) answerModify() error {
 		return c.inspect(inPreview)
 	}
 	short := c.decide(inPreview)
-	if short && how.EarlyAnswer {
+	skips := c.status == 206 && cfg.Change.Skip > 0 // it has to know that the body has that many bytes
+	if short && how.EarlyAnswer && !skips {
 		return c.answerEarly()
 	}
 	if inPreview && !cfg.WholePreview {
-		if err := c.drain(!short || how.Continue); err != nil {
+		if err := c.drain(!short || how.Continue || skips); err != nil {
 			return err
 		}
-		if c.body.End() == icap.EndPreview && (!short || how.Continue) {
+		if c.body.End() == icap.EndPreview && (!short || how.Continue || skips && c.bodySize() < uint64(cfg.Change.Skip)) {
 			if err := c.askForRest(); err != nil {
 				return err
 			}
@@ -123,12 +125,16 @@ func (c *conn) answerAs(short bool) error {
 	return c.echo()
 }
 
-// inspect looks for what is to be blocked before it answers. It holds the body up to MatchLimit; if the answer has nothing of the body,
-// it looks at all of it, piece by piece.
+// inspect looks for what is to be blocked before it answers. It holds the preview, and the body up to MatchLimit; if the answer has nothing of
+// the body, it looks at all of it, piece by piece.
 func (c *conn) inspect(inPreview bool) error {
 	cfg := &c.srv.cfg
 	for {
-		if err := c.drainTo(cfg.MatchLimit); err != nil {
+		limit := cfg.MatchLimit
+		if inPreview { // all of it: the rest comes only if it is asked for
+			limit = math.MaxInt
+		}
+		if err := c.drainTo(limit); err != nil {
 			return err
 		}
 		if cfg.Match.Match(c.preview) {
@@ -222,7 +228,7 @@ func (c *conn) short() []byte {
 func (c *conn) appendPartial() {
 	change := &c.srv.cfg.Change
 	c.head = append(appendHead(c.head[:0], &c.srv.cfg, c.heads.tag, 206, c.closing == 1), c.how.Fields...)
-	c.changed = change.appendHead(c.changed[:0], c.message())
+	c.changed = change.appendHead(c.changed[:0], c.message(), true)
 	c.head = appendEncapsulated(c.head, c.req.Method, len(c.changed), true, 0)
 	c.head = append(c.head, c.changed...)
 	c.head = appendChunk(c.head, change.Body)
@@ -368,7 +374,7 @@ func (c *conn) modify(change *Change) error {
 	if err := c.wait(); err != nil {
 		return err
 	}
-	c.changed = change.appendHead(c.changed[:0], c.message())
+	c.changed = change.appendHead(c.changed[:0], c.message(), c.req.Encapsulated.HasBody())
 	c.startMessage(c.changed)
 	if !c.req.Encapsulated.HasBody() {
 		return c.end(nil)

@@ -15,8 +15,8 @@ type Change struct {
 	Skip  int    // bytes of the original body that are left out from its start, or SkipAll
 }
 
-// appendHead appends an HTTP head with the change. Its Content-Length is made to fit.
-func (ch *Change) appendHead(dst, head []byte) []byte {
+// appendHead appends an HTTP head with the change. Its Content-Length is made to fit, if there is a body.
+func (ch *Change) appendHead(dst, head []byte, body bool) []byte {
 	for len(head) > 0 {
 		line, rest := head, []byte(nil)
 		if i := bytes.IndexByte(head, '\n'); i >= 0 {
@@ -25,7 +25,11 @@ func (ch *Change) appendHead(dst, head []byte) []byte {
 		if len(bytes.TrimRight(line, "\r\n")) == 0 && len(rest) == 0 { // the empty line
 			return append(append(dst, ch.Field...), line...)
 		}
-		dst = ch.appendLine(dst, line)
+		if body {
+			dst = ch.appendLine(dst, line)
+		} else {
+			dst = append(dst, line...)
+		}
 		head = rest
 	}
 	return dst

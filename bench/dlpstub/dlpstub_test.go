@@ -166,10 +166,17 @@ func TestExchange(t *testing.T) {
 			strings.Replace(withBody, "\r\n\r\n", "\r\nAllow: 204, 206\r\n\r\n", 1),
 			head(206, "Encapsulated: req-hdr=0, req-body=36\r\n") + post[:26] + "X-M: y\r\n\r\n" + "0; use-original-body=0\r\n\r\n"}, false},
 		{"206 in a preview", Config{Mode: Partial, Change: Change{Skip: 100}}, []string{
-			strings.Replace(preview4, "Preview", "Allow: 206\r\nPreview", 1),
+			strings.Replace(preview9Ieof, "Preview", "Allow: 206\r\nPreview", 1),
 			head(206, encPost) + post + "0; use-original-body=4\r\n\r\n"}, false},
 		{"206, all skipped", Config{Mode: Partial, Change: Change{Body: []byte("new"), Skip: SkipAll}}, []string{
 			strings.Replace(preview4, "Preview", "Allow: 206\r\nPreview", 1), head(206, encPost) + post + "3\r\nnew\r\n0\r\n\r\n"}, false},
+		{"206, more skipped than a preview has", Config{Mode: Partial, Change: Change{Skip: 5}}, []string{
+			strings.Replace(preview4, "Preview", "Allow: 204, 206\r\nPreview", 1), continueHead, rest, head(206, encPost) + post + "0; use-original-body=5\r\n\r\n",
+			strings.Replace(preview4, "Preview", "Allow: 206\r\nPreview", 1), continueHead, rest, echoPost + "1\r\nf\r\n0\r\n\r\n"}, false},
+		{"206 early", Config{Mode: Partial, EarlyAnswer: true}, []string{reqmod + "Allow: 204, 206\r\n" + encPost + "\r\n" + post,
+			head(206, encPost) + post + "0; use-original-body=0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", ""}, false},
+		{"206 that skips is not early", Config{Mode: Partial, EarlyAnswer: true, Change: Change{Skip: 3}}, []string{
+			strings.Replace(withBody, "Enc", "Allow: 204, 206\r\nEnc", 1), head(206, encPost) + post + "0; use-original-body=3\r\n\r\n"}, false},
 		{"206 not allowed", Config{Mode: Partial, Change: change}, []string{withBodyAllow,
 			head(200, "Encapsulated: req-hdr=0, req-body=36\r\n") + post[:26] + "X-M: y\r\n\r\n" + "2\r\n<>\r\n4\r\nello\r\n0\r\n\r\n"}, false},
 		{"206 of no body", Config{Mode: Partial}, []string{strings.Replace(bodyless, "204", "204, 206", 1), head(200, encGet) + get}, false},
@@ -194,9 +201,18 @@ func TestExchange(t *testing.T) {
 		{"match behind the limit of an echo", func() Config { c := match("lo"); c.Mode, c.MatchLimit = Echo, 2; return c }(), []string{
 			reqmod + encPost + "\r\n" + post + "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", echoPost + "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"}, false},
 
+		{"match after a preview beyond the limit", func() Config { c := match("ef"); c.MatchLimit = 2; return c }(), []string{
+			preview4Allow, continueHead, rest, blocked("403 Forbidden")}, false},
+		{"no match in a preview beyond the limit", func() Config { c := match("x"); c.Mode, c.MatchLimit = Echo, 2; return c }(), []string{
+			preview4, continueHead, rest, echoPost + "4\r\nabcd\r\n2\r\nef\r\n0\r\n\r\n"}, false},
+
 		{"alternate", Config{Mode: Echo, Alternate: true}, []string{preview9Ieof, echoPost + "4\r\nabcd\r\n0\r\n\r\n", preview4, head(204, ""),
 			preview4, continueHead, rest, echoPost + "4\r\nabcd\r\n2\r\nef\r\n0\r\n\r\n", preview4, head(204, "")}, false},
 		{"whole preview", Config{Mode: Echo, WholePreview: true}, []string{preview4, echoPost + "4\r\nabcd\r\n0\r\n\r\n", withBody, echoPost + "5\r\nhello\r\n0\r\n\r\n"}, false},
+		{"overloaded", Config{Status: 503, RetryAfter: 4 * time.Second}, []string{bodyless, head(503, "Retry-After: 4\r\n")}, false},
+		{"length of no body", Config{Mode: Modify, Change: Change{Body: []byte("new")}}, []string{
+			reqmod + "Encapsulated: req-hdr=0, null-body=38\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+			head(200, "Encapsulated: req-hdr=0, null-body=38\r\n") + "POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"}, false},
 		{"fields", Config{Fields: "X-A: b\r\n"}, []string{bodyless, head(204, "X-A: b\r\n"), withBody, head(200, "X-A: b\r\n"+encPost) + post + "5\r\nhello\r\n0\r\n\r\n"}, false},
 		{"null-body", Config{NullBody: true}, []string{bodyless, head(204, "Encapsulated: null-body=0\r\n")}, false},
 		{"loose spelling", Config{TightFields: true, BareISTag: true, Name: "n"}, []string{bodyless, "ICAP/1.0 204 No modifications needed\r\nISTag:dlpstub-1\r\nX-Server:n\r\n\r\n"}, false},

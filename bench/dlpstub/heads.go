@@ -29,7 +29,7 @@ func newHeads(cfg *Config, services []service, tag string, change uint64) *heads
 		closing := i == 1
 		h.noContent[i] = appendBrief(nil, cfg, tag, 204, closing, cfg.Fields)
 		if cfg.Status != 0 {
-			h.status[i] = appendBrief(nil, cfg, tag, cfg.Status, closing, cfg.Fields)
+			h.status[i] = appendBrief(nil, cfg, tag, cfg.Status, closing, cfg.Fields+cfg.retryAfter(cfg.Status))
 		}
 		h.block[i] = appendBlock(nil, cfg, tag, closing, cfg.Fields)
 		h.ok[i] = appendHead(nil, cfg, tag, 200, closing)
