@@ -36,6 +36,7 @@ const (
 
 	roughShare    = 4 // a short trial is that part of a long one
 	roughRequests = 200
+	leastRequests = 10 // in any trial, however long that takes: one without a request would seem to have failed
 
 	idleRequests  = 10 // that show what the target needs when it is idle
 	probeRequests = 3  // that show whether it is idle again
@@ -76,6 +77,9 @@ func (cfg *Config) Check() error {
 		return fmt.Errorf("a trial is %v long, which must be more than the %v of it to settle", cfg.Trial, cfg.Settle)
 	case cfg.Trial > cfg.Budget:
 		return fmt.Errorf("one trial is %v long, the budget is %v", cfg.Trial, cfg.Budget)
+	case cfg.least(cfg.From) > cfg.Budget:
+		return fmt.Errorf("a trial of %d requests at the lowest rate, %g/s, is %v long, the budget is %v: have a larger one, or begin at a higher rate",
+			leastRequests, cfg.From, cfg.least(cfg.From), cfg.Budget)
 	}
 	return nil
 }
@@ -172,20 +176,27 @@ func (s *search) conclude() {
 func (s *search) length(step Step) time.Duration {
 	if step.Rough {
 		length := max(s.cfg.Trial/roughShare, minTrial/2)
-		return s.stretched(length, roughRequests/step.Rate)
+		return s.stretched(length, step.Rate, roughRequests/step.Rate)
 	}
 	enough := 0.0
 	for _, c := range s.cfg.SLO {
 		enough = max(enough, float64(c.Needs())/step.Rate, c.Backlog().Seconds()/s.cfg.Precision)
 	}
-	return s.stretched(s.cfg.Trial, enough)
+	return s.stretched(s.cfg.Trial, step.Rate, enough)
 }
 
 // stretched makes a trial longer so that its figures stand for enough seconds, if that is not too long.
-func (s *search) stretched(length time.Duration, enough float64) time.Duration {
-	enough *= float64(s.cfg.Trial) / float64(s.cfg.Trial-s.cfg.Settle)
-	return max(length, min(seconds(min(enough, 1e6)), stretch*length)).Round(time.Millisecond)
+func (s *search) stretched(length time.Duration, rate, enough float64) time.Duration {
+	return max(length, min(s.cfg.settled(enough), stretch*length), s.cfg.least(rate)).Round(time.Millisecond)
 }
+
+// settled returns how long a trial is of which so many seconds count.
+func (cfg *Config) settled(enough float64) time.Duration {
+	return seconds(min(enough*float64(cfg.Trial)/float64(cfg.Trial-cfg.Settle), 1e6))
+}
+
+// least returns the least length of a trial at a rate.
+func (cfg *Config) least(rate float64) time.Duration { return cfg.settled(leastRequests / rate) }
 
 // trial makes one trial.
 func (s *search) trial(ctx context.Context, step Step) (result.Trial, error) {
@@ -362,6 +373,7 @@ func examples(r *result.Result) string {
 func (s *search) drain(ctx context.Context) error {
 	limit := 2*s.idle + 10*time.Millisecond
 	start := time.Now()
+	patience := min(maxDrain, s.cfg.Budget-start.Sub(s.start))
 	for {
 		r, err := s.probe(ctx, probeRequests)
 		switch {
@@ -371,14 +383,14 @@ func (s *search) drain(ctx context.Context) error {
 			return ctx.Err()
 		case r.Dials > 0 && r.Failed == 0 && r.Service.Max() <= limit:
 			return nil
-		case time.Since(start) < maxDrain:
+		case time.Since(start) < patience:
 		case r.Dials == 0:
-			return fmt.Errorf("the target is gone: %w for %v", ErrNoConnection, maxDrain)
+			return fmt.Errorf("the target is gone: %w for %v", ErrNoConnection, patience.Round(time.Second))
 		case r.Failed > 0:
-			s.doubt = fmt.Sprintf("%v after the trial before, requests still failed: %s", maxDrain, examples(r))
+			s.doubt = fmt.Sprintf("%v after the trial before, requests still failed: %s", patience.Round(time.Second), examples(r))
 			return nil
 		default:
-			s.doubt = fmt.Sprintf("%v after the trial before, a request still took %s, idle %s", maxDrain, result.Time(r.Service.Max()), result.Time(s.idle))
+			s.doubt = fmt.Sprintf("%v after the trial before, a request still took %s, idle %s", patience.Round(time.Second), result.Time(r.Service.Max()), result.Time(s.idle))
 			return nil
 		}
 		pause(ctx, probePause)
@@ -395,10 +407,10 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// probe makes some requests one after the other, each time the same.
+// probe makes some requests one after the other, each time the same, or fewer if they take longer than a trial.
 func (s *search) probe(ctx context.Context, requests int64) (*result.Result, error) {
 	cfg := s.cfg.Load
-	cfg.Connections, cfg.Stages, cfg.WarmUp, cfg.Duration, cfg.Requests, cfg.Progress = 1, nil, 0, 0, requests, nil
+	cfg.Connections, cfg.Stages, cfg.WarmUp, cfg.Duration, cfg.Requests, cfg.Progress = 1, nil, 0, s.cfg.Trial, requests, nil
 	return s.load(ctx, cfg)
 }
 

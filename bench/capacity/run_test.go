@@ -266,6 +266,19 @@ func TestRunFails(t *testing.T) {
 	})
 }
 
+// A target that takes long when it is idle is not asked for longer than a trial, nor waited for beyond the budget, but for requests that are
+// under way then.
+func TestSlowTarget(t *testing.T) {
+	virtually(t, dlpstub.Config{Slots: 1, Queue: dlpstub.QueueAll, Latency: 4 * time.Second}, func(t *testing.T, cfg Config) {
+		cfg.SLO, cfg.From, cfg.Trial, cfg.Budget = mustConditions(t, "p99<5s"), 1, 0, 30*time.Second
+		start := time.Now()
+		c, err := Run(t.Context(), cfg, nil)
+		if took := time.Since(start); err != nil || took > cfg.Budget+3*cfg.Load.Timeout || len(c.Trials) == 0 {
+			t.Errorf("%d trials in %v, %v", len(c.Trials), took, err)
+		}
+	})
+}
+
 func TestConnectionsTooFew(t *testing.T) {
 	virtually(t, dlpstub.Config{Latency: service}, func(t *testing.T, cfg Config) { // 100 per second, by the connections alone
 		cfg.Load.Connections = 2
@@ -298,6 +311,7 @@ func TestCheck(t *testing.T) {
 	f(func(c *Config) { c.Budget = time.Second }, "one trial is 2s long")
 	f(func(c *Config) { c.Trial, c.Settle = time.Second, time.Second }, "to settle")
 	f(func(c *Config) { c.Settle = -1 }, "to settle")
+	f(func(c *Config) { c.From = 0.1 }, "a trial of 10 requests at the lowest rate, 0.1/s, is 2m5s long, the budget is 1m0s")
 }
 
 func TestLength(t *testing.T) {
@@ -312,7 +326,9 @@ func TestLength(t *testing.T) {
 	}
 	f("p99<50ms", Step{1000, false}, 20*time.Second)
 	f("p99<50ms", Step{40, false}, 31250*time.Millisecond) // 1000 requests after the settling
-	f("p99<50ms", Step{0.01, false}, time.Minute)
+	f("p99<50ms", Step{0.5, false}, time.Minute)
+	f("p99<50ms", Step{0.1, false}, 125*time.Second) // 10 requests after the settling
+	f("p99<50ms", Step{0.1, true}, 125*time.Second)
 	f("p99.99<50ms", Step{1000, false}, time.Minute)
 	f("p99<500ms", Step{1000, false}, 31250*time.Millisecond) // 2 % of overload are 500 ms after 25 s
 	f("p99<50ms", Step{1000, true}, 5*time.Second)

@@ -139,8 +139,10 @@ func ParseCapacity(content []byte) (*Capacity, error) {
 	if c.Format != CapacityFormat {
 		return nil, fmt.Errorf("it is no capacity search of this icapbench: format %d, want %d", c.Format, CapacityFormat)
 	}
-	if c.Seconds < 0 {
-		return nil, errors.New("it has negative figures")
+	for _, s := range []float64{c.Seconds, c.Setup.Trial, c.Setup.Settle} {
+		if s < 0 || s > maxSeconds {
+			return nil, fmt.Errorf("it has a time of %g s", s)
+		}
 	}
 	if len(c.Trials) > maxTrials {
 		return nil, fmt.Errorf("it has %d trials, at most %d are allowed", len(c.Trials), maxTrials)
@@ -155,7 +157,7 @@ func ParseCapacity(content []byte) (*Capacity, error) {
 
 func (t *Trial) check() error {
 	switch {
-	case t.Rate <= 0 || math.IsInf(t.Rate, 0):
+	case t.Rate <= 0 || t.Rate > maxRate:
 		return fmt.Errorf("its rate is %g", t.Rate)
 	case t.Verdict != Held && t.Verdict != Failed && t.Verdict != Limited:
 		return fmt.Errorf("its verdict is %q, allowed: %s, %s, %s", t.Verdict, Held, Failed, Limited)

@@ -73,9 +73,11 @@ func TestParseCapacityRefuses(t *testing.T) {
 	}
 	f(``, "JSON")
 	f(`{"format":2}`, "no capacity search")
-	f(`{"capacity_format":1,"seconds":-1}`, "negative")
+	f(`{"capacity_format":1,"seconds":-1}`, "a time of -1 s")
+	f(`{"capacity_format":1,"setup":{"trial_seconds":1e300}}`, "a time of 1e+300 s")
 	f(`{"capacity_format":1,"setup":{"slo":["p99"]}}`, "p99")
 	f(`{"capacity_format":1,"trials":[{"rate":0}]}`, "trial 1: its rate is 0")
+	f(`{"capacity_format":1,"trials":[{"rate":1e308}]}`, "trial 1: its rate is 1e+308")
 	f(`{"capacity_format":1,"trials":[{"rate":1,"verdict":"good"}]}`, "allowed: held, failed, limited")
 	f(`{"capacity_format":1,"trials":[{"rate":1,"verdict":"held"}]}`, "result is missing")
 	f(`{"capacity_format":1,"trials":[{"rate":1,"verdict":"held","result":{"format":1}}]}`, "format 1")
