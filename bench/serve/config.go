@@ -138,6 +138,9 @@ func build(file *File, flags Settings, fault faultFunc) *Config {
 			if err != nil {
 				of("profile", "%v", err)
 			}
+			if mode := value(all.Mode); mode != "" && mode != "modify" && mode != "partial" { // which takes back what the profile changes
+				below.ChangeHeader, below.ChangeBody, below.ChangeSkip = nil, nil, nil
+			}
 			all = all.over(below)
 		}
 		switch {

@@ -133,6 +133,11 @@ func TestLayers(t *testing.T) {
 	if err != nil || cfg.Servers[0].Server.ConnectionLimit != 0 {
 		t.Errorf("a limit that was taken back: %v", err)
 	}
+	echo := "echo"
+	cfg, err = Parse("x.yaml", []byte("servers: [{listen: a:1, profile: c-icap}]"), Settings{Mode: &echo})
+	if err != nil || cfg.Servers[0].Server.Mode != dlpstub.Echo || cfg.Servers[0].Server.Change.Field != "" {
+		t.Errorf("a mode over that of a profile: %v", err)
+	}
 }
 
 func TestProfilesAreFlat(t *testing.T) {
