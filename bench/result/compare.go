@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -44,13 +45,28 @@ func Compare(a, b *Result) []Difference {
 	return c.list
 }
 
-// add adds a figure that at least one result has.
+// add adds a figure that at least one result has. It is not a number for a result that has none, which is neither good nor bad.
 func (c *comparison) add(name string, sense int, format func(float64) string, of func(*Result) float64) {
+	has := func(x float64) bool { return x != 0 && !math.IsNaN(x) }
+	show := func(x float64) string {
+		if math.IsNaN(x) {
+			return "-"
+		}
+		return format(x)
+	}
 	a, b := of(c.a), of(c.b)
-	if a == 0 && b == 0 {
+	if !has(a) && !has(b) {
 		return
 	}
-	c.list = append(c.list, Difference{Group: c.group, Name: name, A: format(a), B: format(b), Sense: sense, a: a, b: b})
+	c.list = append(c.list, Difference{Group: c.group, Name: name, A: show(a), B: show(b), Sense: sense, a: a, b: b})
+}
+
+// quantileOf returns a quantile of times, not a number if there are none: a target that answers nothing is not fast.
+func quantileOf(h Histogram, percent float64) float64 {
+	if h.Count() == 0 {
+		return math.NaN()
+	}
+	return float64(h.Quantile(percent))
 }
 
 // differs adds a part of the setup if the results have different ones.
@@ -112,9 +128,14 @@ func (c *comparison) times() {
 	less := -1 // is better
 	f := func(group string, of func(*Result) Histogram) {
 		c.group = group
-		c.add("mean", less, times, func(r *Result) float64 { return float64(of(r).Mean()) })
+		c.add("mean", less, times, func(r *Result) float64 {
+			if of(r).Count() == 0 {
+				return math.NaN()
+			}
+			return float64(of(r).Mean())
+		})
 		for _, q := range quantiles {
-			c.add(q.name, less, times, func(r *Result) float64 { return float64(of(r).Quantile(q.percent)) })
+			c.add(q.name, less, times, func(r *Result) float64 { return quantileOf(of(r), q.percent) })
 		}
 	}
 	if c.a.Setup.Open != c.b.Setup.Open {
@@ -158,8 +179,8 @@ func (c *comparison) entries() {
 		c.group = fmt.Sprintf("%s (%s)", name, method)
 		c.add("answered", 1, per("/s"), func(r *Result) float64 { return r.perSecond(float64(r.entry(name, method).Requests)) })
 		c.add("failed", -1, count, func(r *Result) float64 { return float64(r.entry(name, method).Failed) })
-		c.add("p50", -1, times, func(r *Result) float64 { return float64(r.entry(name, method).Latency.Quantile(50)) })
-		c.add("p99", -1, times, func(r *Result) float64 { return float64(r.entry(name, method).Latency.Quantile(99)) })
+		c.add("p50", -1, times, func(r *Result) float64 { return quantileOf(r.entry(name, method).Latency, 50) })
+		c.add("p99", -1, times, func(r *Result) float64 { return quantileOf(r.entry(name, method).Latency, 99) })
 	}
 }
 
@@ -218,7 +239,7 @@ func (d Difference) Better() int {
 // Ratio returns B/A for people.
 func (d Difference) Ratio() string {
 	switch {
-	case d.a == 0:
+	case d.a == 0 || math.IsNaN(d.a) || math.IsNaN(d.b):
 		return "-"
 	case d.b >= 100*d.a:
 		return fmt.Sprintf("%.0f", d.b/d.a)

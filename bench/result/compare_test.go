@@ -44,12 +44,12 @@ func TestCompare(t *testing.T) {
 	f("latency/p50", "50ms", "25ms", "0.500", -1)
 	f("latency/max", "100ms", "50ms", "0.500", -1)
 	f("first byte/p99", "99ms", "49.5ms", "0.500", -1)
-	f("connect/p50", "1ms", "0s", "0.000", -1)
+	f("connect/p50", "1ms", "-", "-", -1)
 	f("servers/one", "70 %", "50 %", "0.714", 0)
 	f("servers/three", "0 %", "50 %", "-", 0)
 	f("servers/fairness (Jain's index)", "0.8621", "1", "1.160", 1)
 	f("small (REQMOD)/answered", "9 /s", "9 /s", "1.000", 1)
-	for name, want := range map[string]int{"latency/p50": 1, "requests/answered": 1, "requests/errors: echo": -1, "requests/errors: status": 1, "servers/one": 0, "small (REQMOD)/answered": 0} {
+	for name, want := range map[string]int{"latency/p50": 1, "requests/answered": 1, "requests/errors: echo": -1, "requests/errors: status": 1, "servers/one": 0, "connect/p50": 0, "small (REQMOD)/answered": 0} {
 		if got := found[name].Better(); got != want {
 			t.Errorf("%s: better %d, want %d", name, got, want)
 		}
