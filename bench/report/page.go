@@ -88,6 +88,8 @@ func cells(texts ...string) []cell {
 type Verdicts struct {
 	FailIf []result.Condition // the run has failed if one of them holds
 	Proof  *result.Proof      // nil: there are no accounts of servers
+
+	AllowDoubled bool // incidents that came more than once are no failure
 }
 
 // HTML writes the page of a result.
@@ -148,6 +150,9 @@ func (p *view) verdict(r *result.Result, v *Verdicts) {
 	}
 	if v.Proof != nil && len(v.Proof.Lost) > 0 {
 		broken = append(broken, fmt.Sprintf("%d lost", v.Proof.LostIDs()))
+	}
+	if v.Proof != nil && len(v.Proof.Doubled) > 0 && !v.AllowDoubled {
+		broken = append(broken, fmt.Sprintf("%d doubled", v.Proof.DoubledIDs()))
 	}
 	switch {
 	case len(broken) > 0:

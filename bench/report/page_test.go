@@ -185,3 +185,25 @@ func TestPageSays(t *testing.T) {
 		}
 	}
 }
+
+// The badge says what the exit code of icapbench report does.
+func TestBadge(t *testing.T) {
+	r := samples(t)["short"]
+	r.Failed = 0
+	twice := &result.Proof{Answered: 9, Doubled: []result.Received{{Range: result.Range{Run: "ab", From: 7, To: 9}, Count: 2}}}
+	for _, tt := range []struct {
+		v    Verdicts
+		want string
+	}{
+		{Verdicts{}, `<p class="badge good">no errors</p>`},
+		{Verdicts{Proof: &result.Proof{Answered: 9}}, `<p class="badge good">no errors</p>`},
+		{Verdicts{Proof: &result.Proof{Lost: []result.Range{{Run: "ab"}}}}, `<p class="badge bad">failed: 1 lost</p>`},
+		{Verdicts{Proof: twice}, `<p class="badge bad">failed: 3 doubled</p>`},
+		{Verdicts{Proof: twice, AllowDoubled: true}, `<p class="badge good">no errors</p>`},
+	} {
+		var out bytes.Buffer
+		if err := HTML(&out, r, tt.v); err != nil || !strings.Contains(out.String(), tt.want) {
+			t.Errorf("%+v: no %s, %v", tt.v, tt.want, err)
+		}
+	}
+}

@@ -50,6 +50,9 @@ func (c *reportCmd) Run() error {
 	if err != nil {
 		return usageError(err)
 	}
+	if err := twoFiles(c.JSON, c.HTML); err != nil {
+		return usageError(err)
+	}
 	list, err := c.read()
 	if err != nil {
 		return usageError(err)
@@ -80,7 +83,7 @@ func (c *reportCmd) Run() error {
 		return err
 	}
 	page := func(w io.Writer) error {
-		return report.HTML(w, merged, report.Verdicts{FailIf: conditions, Proof: proof})
+		return report.HTML(w, merged, report.Verdicts{FailIf: conditions, Proof: proof, AllowDoubled: c.AllowDoubled})
 	}
 	if err := writeFile(c.HTML, page); err != nil {
 		return err
