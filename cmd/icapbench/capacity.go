@@ -74,6 +74,9 @@ func (c *capacityCmd) Run() error {
 	} else if err := writable(c.JSON); err != nil {
 		return usageError(err)
 	}
+	if err := twoFiles(path, c.HTML); err != nil {
+		return usageError(err)
+	}
 	if err := writable(c.HTML); err != nil {
 		return usageError(err)
 	}
@@ -97,6 +100,9 @@ func (c *capacityCmd) Run() error {
 	}
 	if failed == nil || len(found.Trials) > 0 {
 		found.Print(os.Stdout)
+		if err := cfg.Save(found); err != nil { // it may have ended in the first trial
+			return err
+		}
 		if err := writeFile(c.HTML, func(w io.Writer) error { return report.Capacity(w, found) }); err != nil {
 			return err
 		}

@@ -72,7 +72,8 @@ func TestCapacityBelow(t *testing.T) {
 func TestCapacityEndsBySignal(t *testing.T) {
 	good := "icap://" + serveStub(t, dlpstub.Config{}) + "/reqmod"
 	var out strings.Builder
-	cmd := exec.Command(binary, "capacity", good, "--slo", "p99<10s")
+	file := filepath.Join(t.TempDir(), "search.json")
+	cmd := exec.Command(binary, "capacity", good, "--slo", "p99<10s", "--json", file)
 	cmd.Stdout = &out
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -100,5 +101,8 @@ func TestCapacityEndsBySignal(t *testing.T) {
 	cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || !strings.Contains(out.String(), "capacity    not known: time was up") {
 		t.Errorf("exit code %d\n%s", code, out.String())
+	}
+	if c, err := result.ReadCapacity(file); err != nil || len(c.Trials) != 0 {
+		t.Errorf("nothing to go on with: %v", err)
 	}
 }

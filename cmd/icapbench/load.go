@@ -79,8 +79,8 @@ func (c *loadCmd) Run() error {
 	if err := c.plan(&cfg, s); err != nil {
 		return usageError(err)
 	}
-	if c.JSON != "" && c.JSON == c.HTML {
-		return usageError(fmt.Errorf("--json and --html both write to %q", c.JSON))
+	if err := twoFiles(c.JSON, c.HTML); err != nil {
+		return usageError(err)
 	}
 	for _, path := range []string{c.JSON, c.HTML} { // before the load, so that it is not made in vain
 		if err := writable(path); err != nil {
@@ -184,4 +184,12 @@ func writable(path string) error {
 		return err
 	}
 	return file.Close()
+}
+
+// twoFiles says whether --json and --html name different files, if any.
+func twoFiles(json, html string) error {
+	if json != "" && json == html {
+		return fmt.Errorf("--json and --html both write to %q", json)
+	}
+	return nil
 }

@@ -228,6 +228,7 @@ func TestExitCodes(t *testing.T) {
 		{"serve --listen 127.0.0.1:0 --profile squid", exitUsage, "symantec"},
 		{"serve --listen 127.0.0.1:0 --control " + taken, exitFailure, taken},
 		{"serve --listen " + taken, exitFailure, taken},
+		{"serve --listen 127.0.0.1:0 --json " + missing + "/x", exitUsage, missing},
 		{"serve --listen 127.0.0.1:0 --status 99", exitUsage, "status"},
 		{"serve --listen 127.0.0.1:0 --preview 65537", exitUsage, "preview"},
 		{"serve --listen 127.0.0.1:0 --methods options", exitUsage, "method"},

@@ -110,6 +110,7 @@ func TestReport(t *testing.T) {
 		{one + " " + later, exitUsage, "--compare"},
 		{one + " --fail-if p99", exitUsage, "p99<50ms"},
 		{one + " --json " + missing, exitFailure, missing},
+		{one + " --json " + page + " --html " + page, exitUsage, "both write"},
 		{"--compare " + one, exitUsage, "two results, not 1"},
 		{"--compare --json " + all + " " + one + " " + later, exitUsage, "do not go with --compare"},
 		{"--help", exitOK, "Exit codes"},

@@ -49,6 +49,11 @@ func (c *serveCmd) Run() error {
 	if err != nil {
 		return usageError(err)
 	}
+	if c.JSON != "-" {
+		if err := writable(c.JSON); err != nil { // and not at the end, when the counters would be gone
+			return usageError(err)
+		}
+	}
 	cluster, err := serve.Start(cfg)
 	if err != nil {
 		return err
