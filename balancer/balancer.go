@@ -10,7 +10,9 @@ type Target struct {
 	Weight   int32 // share of the requests relative to the other targets; 0 or less: no new requests
 	InFlight int32 // attempts running on it now, of all loops
 	Usable   bool  // false: not to be picked this time
-	Latency  int64 // ns, see Latency; 0: nothing known, -1: likewise, and an attempt runs that will tell. Only peak_ewma looks at it
+	// Only for peak_ewma, see Latency.
+	Running float64 // attempts in flight when the latency was so
+	Latency int64   // ns, see Latency; 0: nothing known, -1: likewise, and an attempt runs that will tell
 }
 
 // open says whether the target may be picked.

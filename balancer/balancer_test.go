@@ -86,6 +86,7 @@ func propertyOpen(t *rapid.T, fresh func() Policy) {
 			Weight:   rapid.Int32Range(-1, 1000).Draw(t, "weight"),
 			InFlight: rapid.Int32Range(0, 1<<20).Draw(t, "in-flight"),
 			Latency:  rapid.Int64Range(-1, 1e11).Draw(t, "latency"),
+			Running:  rapid.Float64Range(0, 1e6).Draw(t, "running"),
 			Usable:   rapid.Bool().Draw(t, "usable"),
 		}
 	})

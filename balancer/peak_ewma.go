@@ -2,16 +2,16 @@ package balancer
 
 import "math"
 
-// peakEWMA draws two targets by weight, as randomTwo does, and picks the one at which a request is likely to be answered first: with
-// the smaller latency × (1 + attempts in flight per weight). The first one drawn has to be clearly worse, so that noise does not move
-// everything to one server and idle servers that are equally fast share by weight.
+// peakEWMA draws two targets by weight, as randomTwo does, and picks the one at which a request is likely to be answered first. What is
+// expected is the latency as it was lately, and in proportion more if more attempts are in flight now than were then. If neither is clearly
+// better, randomTwo's rule decides, so that noise does not move everything to one server, and servers that are equally fast share by weight.
 //
 // A target of which nothing is known is tried with one request; the next ones wait, at other targets, for what that one tells.
 type peakEWMA struct {
 	dice dice
 }
 
-// clearly is how much of the first one's cost the second one may have at most to be preferred.
+// clearly is how much of the other one's cost the better one may have at most.
 const clearly = 0.8
 
 func (p *peakEWMA) Pick(targets []Target) int {
@@ -20,17 +20,17 @@ func (p *peakEWMA) Pick(targets []Target) int {
 		return first
 	}
 	a, b := &targets[first], &targets[second]
-	preferred := false
+	fewer, preferred := load(targets, second, first) < load(targets, first, second), false
 	switch {
 	case a.Latency <= 0 && b.Latency <= 0:
-		preferred = b.Latency > a.Latency || b.Latency == a.Latency && load(targets, second, first) < load(targets, first, second)
+		preferred = b.Latency > a.Latency || b.Latency == a.Latency && fewer
 	case b.Latency <= 0:
 		preferred = b.Latency == 0
 	case a.Latency <= 0:
 		preferred = a.Latency < 0
 	default:
-		mean := meanWeight(targets)
-		preferred = b.cost(mean) < clearly*a.cost(mean)
+		first, second := a.expected(), b.expected()
+		preferred = second < clearly*first || first >= clearly*second && fewer
 	}
 	if preferred {
 		return second
@@ -38,20 +38,9 @@ func (p *peakEWMA) Pick(targets []Target) int {
 	return first
 }
 
-// cost is the time until an answer, if a server of mean weight does what it has to do one after the other.
-func (t *Target) cost(mean float64) float64 {
-	return float64(t.Latency) * (1 + float64(t.InFlight)*mean/float64(t.Weight))
-}
-
-// meanWeight is the mean of the open targets' weights.
-func meanWeight(targets []Target) float64 {
-	n := 0
-	for i := range targets {
-		if targets[i].open() {
-			n++
-		}
-	}
-	return float64(sum(targets)) / float64(n)
+// expected is the time until an answer in ns. At worst a server does one thing after the other; then it grows with what is in flight.
+func (t *Target) expected() float64 {
+	return float64(t.Latency) * max(1, (1+float64(t.InFlight))/(1+t.Running))
 }
 
 const (
@@ -66,27 +55,33 @@ const (
 // loop's, so a sample costs no lock and no cache line that others want; what the loops know differs by a few samples, and how busy the
 // server is, which all loops see at once, weighs as much in the policy. Times are loop times in ns. The zero value knows nothing.
 type Latency struct {
-	value float64 // ns, 0: nothing known
-	seen  int64   // latest sample
-	asked int64   // latest sample or attempt begun, 0: none
+	value   float64 // ns, 0: nothing known
+	running float64 // attempts in flight when it was so, on average
+	seen    int64   // latest sample
+	asked   int64   // latest sample or attempt begun, 0: none
 }
+
+// Running is the Target.Running.
+func (l *Latency) Running() float64 { return l.running }
 
 // Begin notes that an attempt begins, which will bring a sample.
 func (l *Latency) Begin(now int64) { l.asked = now }
 
 // Observe takes a sample. One that is longer counts as it is, up to eight times what was known: a single scan that takes minutes must not
-// keep a server out for as many.
-func (l *Latency) Observe(now, took int64) {
+// keep a server out for as many. running is how many other attempts were in flight at its end.
+func (l *Latency) Observe(now, took int64, running int) {
 	sample := min(max(float64(took), minSample), maxSample)
+	old := math.Exp(-float64(now-l.seen) / decay)
 	switch {
 	case l.value == 0:
-		l.value = sample
+		l.value, l.running = sample, float64(running)
+		old = 1
 	case sample > l.value:
 		l.value = min(sample, leap*l.value)
 	default:
-		old := math.Exp(-float64(now-l.seen) / decay)
 		l.value = l.value*old + sample*(1-old)
 	}
+	l.running = l.running*old + float64(running)*(1-old)
 	l.seen, l.asked = now, now
 }
 

@@ -31,8 +31,13 @@ func TestPeakEWMATrace(t *testing.T) {
 			{inFlight(13, 1), "aaaa"},
 		}},
 		{"by weight", []int32{4, 1}, []step{
-			{func(t []Target) { latency(10, 10)(t); inFlight(4, 2)(t) }, "aaaa"},
+			{func(t []Target) { latency(10, 10)(t); inFlight(4, 2)(t); t[0].Running, t[1].Running = 4, 1 }, "aaaa"},
 			{inFlight(9, 1), "bbbb"},
+			{inFlight(3, 1), "aaaa"},
+		}},
+		{"a slow one only when the fast one has far more to do than when it was fast", []int32{1, 1}, []step{
+			{func(t []Target) { latency(10, 100)(t); inFlight(20, 0)(t); t[0].Running = 9 }, "aaaa"},
+			{inFlight(130, 0), "bbbb"},
 		}},
 		{"little difference is none: the first one drawn", []int32{1, 1}, []step{
 			{latency(10, 12), "bbabbaaa"},
@@ -77,35 +82,35 @@ func TestLatencyOverTime(t *testing.T) {
 	l.Begin(now)
 	after(9*s, -1, 0) // tried, and nothing heard
 	after(1*s, 0, 0)  // for so long that it is tried again
-	l.Observe(now, 10*ms)
+	l.Observe(now, 10*ms, 0)
 	after(0, 10*ms, 0)
 
-	l.Observe(now, 50*ms) // a rise counts at once
+	l.Observe(now, 50*ms, 0) // a rise counts at once
 	after(0, 50*ms, 0)
-	l.Observe(now, 10*ms) // a fall with the time that goes by
+	l.Observe(now, 10*ms, 0) // a fall with the time that goes by
 	after(0, 50*ms, 0)
 	for range 10 {
 		now += s
-		l.Observe(now, 10*ms)
+		l.Observe(now, 10*ms, 0)
 	}
 	after(0, 10*ms+40*ms*368/1000, ms/10) // 1/e is left after 10 s
 
 	for range 100 {
 		now += s
-		l.Observe(now, 10*ms)
+		l.Observe(now, 10*ms, 0)
 	}
-	l.Observe(now, 60*s) // but one outlier is not the end
+	l.Observe(now, 60*s, 0) // but one outlier is not the end
 	after(0, 80*ms, ms/10)
-	l.Observe(now, 60*s)
-	l.Observe(now, 60*s)
-	l.Observe(now, 60*s)
-	l.Observe(now, 3600*s)
+	l.Observe(now, 60*s, 0)
+	l.Observe(now, 60*s, 0)
+	l.Observe(now, 60*s, 0)
+	l.Observe(now, 3600*s, 0)
 	after(0, 60*s, 0)
 
 	after(10*s, 60*s*368/1000, 60*ms) // not asked for 10 s
 	l.Begin(now)
 	after(0, 60*s, 0) // asked again: what was known holds until it has answered
-	l.Observe(now+ms, 10*ms)
+	l.Observe(now+ms, 10*ms, 0)
 	now += ms
 	after(0, 60*s*368/1000, 60*ms)
 }
@@ -117,7 +122,7 @@ func TestLatencyOfFailures(t *testing.T) {
 		t.Errorf("after a failure before anything else: %v, want 1s", time.Duration(got))
 	}
 	l = Latency{}
-	l.Observe(1, int64(10*time.Millisecond))
+	l.Observe(1, int64(10*time.Millisecond), 0)
 	for range 2 {
 		l.Fail(1)
 	}
@@ -137,7 +142,7 @@ func TestLatencyAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() {
 		now += 1e7
 		l.Begin(now)
-		l.Observe(now, now%1e8)
+		l.Observe(now, now%1e8, 0)
 		l.Fail(now)
 		l.At(now + 1e9)
 	}); n != 0 {
@@ -151,7 +156,7 @@ func BenchmarkLatency(b *testing.B) {
 	for b.Loop() {
 		now += 1e8
 		l.Begin(now)
-		l.Observe(now, 1e7)
+		l.Observe(now, 1e7, 0)
 		l.At(now + 1e8)
 	}
 }

@@ -157,7 +157,8 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 		default:
 			g.Usable = true
 			if p.measures {
-				g.Latency = p.shards[i].latencies[t.method].At(now)
+				known := &p.shards[i].latencies[t.method]
+				g.Latency, g.Running = known.At(now), known.Running()
 			}
 		}
 	}

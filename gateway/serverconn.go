@@ -484,7 +484,7 @@ func (c *serverConn) measure(status int) {
 	case status >= 500:
 		c.latency().Fail(c.loop.now)
 	default:
-		c.latency().Observe(c.loop.now, c.waited+c.keptWaiting())
+		c.latency().Observe(c.loop.now, c.waited+c.keptWaiting(), c.server.InFlight()-1)
 	}
 }
 
