@@ -32,6 +32,7 @@ var trials = []*trial{
 	reload,
 	abuseTrial,
 	failover,
+	balance,
 	generators,
 	rates,
 }

@@ -25,6 +25,7 @@ type serverConfig struct {
 	Echo           bool
 	Status         int
 	Latency        time.Duration
+	Slots          int // requests in service at a time; the others wait. 0: all that come
 	Continue       bool
 	EarlyAnswer    bool
 	CloseAfter     int
@@ -42,7 +43,7 @@ type serverConfig struct {
 func (c *serverConfig) stub(name string) dlpstub.Config {
 	cfg := dlpstub.Config{
 		Name: name, Status: c.Status, Latency: c.Latency, Continue: c.Continue, EarlyAnswer: c.EarlyAnswer, CloseAfter: c.CloseAfter,
-		SilentClose: c.SilentClose, IdleTimeout: c.IdleTimeout, MaxConnections: c.MaxConnections, ReadRate: c.ReadRate,
+		SilentClose: c.SilentClose, IdleTimeout: c.IdleTimeout, MaxConnections: c.MaxConnections, ReadRate: c.ReadRate, Slots: c.Slots, Queue: line(c.Slots),
 	}
 	if c.Echo {
 		cfg.Mode = dlpstub.Echo
