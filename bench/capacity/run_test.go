@@ -38,20 +38,6 @@ func TestFindsLimit(t *testing.T) {
 	})
 }
 
-// TestFindsKnee compares the knees of strict SLOs, which are well below the limit, with those of the same queue computed without a network.
-func TestFindsKnee(t *testing.T) {
-	if race {
-		t.Skip("it runs nothing that the others don't")
-	}
-	for _, limit := range []time.Duration{40 * time.Millisecond, 80 * time.Millisecond} {
-		virtually(t, dlpstub.Config{Slots: 8, Queue: dlpstub.QueueAll, Latency: service}, func(t *testing.T, cfg Config) {
-			cfg.SLO = mustConditions(t, fmt.Sprintf("p99<%v", limit))
-			cfg.Trial = 20 * time.Second
-			mustFind(t, cfg, computedKnee(8, limit, cfg.Trial-cfg.Trial/5), 0.05)
-		})
-	}
-}
-
 // computedKnee returns the rate at which half of the trials of a length hold p99<limit, with Poisson arrivals at so many slots.
 func computedKnee(slots int, limit, length time.Duration) float64 {
 	capacity := float64(slots) / service.Seconds()
@@ -93,33 +79,6 @@ func heldQueue(rate float64, slots int, limit, length float64, rng *rand.Rand) b
 			slow++
 		}
 	}
-}
-
-// TestFindsLossKnee searches a server that answers 503 when all slots are taken. Erlang's formula says at which rate that is 1 % of the
-// requests: far below what the slots can serve.
-func TestFindsLossKnee(t *testing.T) {
-	if race {
-		t.Skip("it runs nothing that the others don't")
-	}
-	const slots = 8
-	erlang := func(load float64) float64 {
-		b := 1.0
-		for i := 1.0; i <= slots; i++ {
-			b = load * b / (i + load*b)
-		}
-		return b
-	}
-	load := 0.0
-	for erlang(load) < 0.01 {
-		load += 0.001
-	}
-	virtually(t, dlpstub.Config{Slots: slots, Latency: service}, func(t *testing.T, cfg Config) {
-		cfg.Trial = 30 * time.Second
-		c := mustFind(t, cfg, load/service.Seconds(), 0.06)
-		if broken := c.FirstBroken().Broken; len(broken) != 1 || broken[0].Condition != "errors<1%" {
-			t.Errorf("%+v", broken)
-		}
-	})
 }
 
 // TestWaitsForRecovery has a server that is slow for a while after more than 100 requests in a second. A trial that begins too early would fail at

@@ -45,47 +45,6 @@ func mustSearch(t *testing.T, s Settings, before []result.Trial, run func(Step) 
 	return trials
 }
 
-// TestSearchIsHonest searches many targets. The knee has to be within the precision, and within the interval as often as is said.
-func TestSearchIsHonest(t *testing.T) {
-	if race {
-		t.Skip("nothing runs at the same time")
-	}
-	tests := []struct {
-		width, wrong float64
-		in           int // of 10 knees, within the interval
-		trials       int // a search takes on average, at most
-	}{
-		{0, 0, 10, 35},
-		{0, 0.1, 10, 45},
-		{0.01, 0.02, 9, 55},
-		{0.04, 0.02, 8, 100},
-	}
-	const seeds = 10
-	for _, tt := range tests {
-		in, trials := 0, 0
-		for seed := range uint64(seeds) {
-			rng := rand.New(rand.NewPCG(seed, 1))
-			f := &target{knee: 50 * math.Exp(6*rng.Float64()), width: tt.width, wrong: tt.wrong, rng: rng}
-			s := Settings{From: 10, Precision: 0.02}
-			all := mustSearch(t, s, nil, f.run)
-			trials += len(all)
-			found := Find(s, all)
-			if found.Outcome != result.Found || found.High/found.Low > 1.02*1.02 {
-				t.Errorf("width %g: found %+v", tt.width, found)
-			}
-			if found.Low <= f.knee && f.knee <= found.High {
-				in++
-			}
-			if off := math.Abs(found.Knee/f.knee - 1); off > 0.02+tt.width {
-				t.Errorf("width %g, wrong %g, seed %d: found %+v, want %g", tt.width, tt.wrong, seed, found, f.knee)
-			}
-		}
-		if in < tt.in || trials > seeds*tt.trials {
-			t.Errorf("width %g, wrong %g: %d of 10 within the interval, %.1f trials", tt.width, tt.wrong, in, float64(trials)/seeds)
-		}
-	}
-}
-
 func TestSearchOutcomes(t *testing.T) {
 	tests := []struct {
 		name   string
