@@ -171,6 +171,10 @@ func Find(s Settings, trials []result.Trial) result.Finding {
 	}
 	f.Knee, f.Width = b.quantile(0.5), b.width()
 	f.Low, f.High = b.interval()
+	if !bounded(trials) { // by no trial that counts: only the load generator has shown that there is an end
+		f.Outcome, f.Knee, f.Width, f.High = result.GeneratorLimit, 0, 0, 0
+		return f
+	}
 	_, done := next(s, trials)
 	switch {
 	case limited(trials, f.High):
@@ -181,6 +185,16 @@ func Find(s Settings, trials []result.Trial) result.Finding {
 		f.Outcome = result.Imprecise
 	}
 	return f
+}
+
+// bounded says whether a trial that counts has shown a rate that is too high.
+func bounded(trials []result.Trial) bool {
+	for i := range trials {
+		if trials[i].Verdict != result.Held && counts(trials, i) {
+			return true
+		}
+	}
+	return false
 }
 
 // limited says whether the load generator was the limit: at the end, or in at least half of the trials that bound the knee from above.

@@ -92,6 +92,20 @@ func TestSearchOutcomes(t *testing.T) {
 	}
 }
 
+// TestFindUnbounded has trials of which those that did not hold do not count, as a lower rate did not hold either right after them.
+func TestFindUnbounded(t *testing.T) {
+	s := Settings{From: 100, Precision: 0.02}
+	trials := []result.Trial{{Rate: 100, Rough: true, Verdict: result.Held}, {Rate: 200, Rough: true, Verdict: result.Held}, {Rate: 400, Rough: true, Verdict: result.Limited},
+		{Rate: 200, Rough: true, Verdict: result.Limited}}
+	if f := Find(s, trials); f.Outcome != result.GeneratorLimit || f.Knee != 0 || f.High != 0 || f.Low < 100 || f.Low > 200 || !strings.HasPrefix(f.Sentence(), "at least 1") {
+		t.Errorf("%+v: %s", f, f.Sentence())
+	}
+	trials = append(trials[:3], result.Trial{Rate: 200, Rough: true, Verdict: result.Held}) // it was the rate
+	if f := Find(s, trials); f.Outcome != result.GeneratorLimit || f.Knee < 200 || f.Knee > 400 || f.High < 300 {
+		t.Errorf("%+v: %s", f, f.Sentence())
+	}
+}
+
 // TestSearchGoesOn ends a search at each of its trials and goes on with it.
 func TestSearchGoesOn(t *testing.T) {
 	s := Settings{From: 10, Precision: 0.02}

@@ -76,8 +76,8 @@ type Broken struct {
 type Finding struct {
 	Outcome    Outcome `json:"outcome"`
 	Knee       float64 `json:"knee"`       // the rate at which a trial holds as often as it fails; 0: not known
-	Low        float64 `json:"low"`        // the knee is not below,
-	High       float64 `json:"high"`       // and not above these with
+	Low        float64 `json:"low"`        // the knee is not below (0: not known),
+	High       float64 `json:"high"`       // and not above these (0: not known) with
 	Confidence float64 `json:"confidence"` // such a probability, if each trial stands for itself
 	Width      float64 `json:"width"`      // share of the knee around it, in which verdicts are mixed
 	Held       float64 `json:"held"`       // highest rate of a trial that held; 0: none
@@ -202,7 +202,7 @@ func (f *Finding) Sentence() string {
 	case Below:
 		return fmt.Sprintf("below %s/s, the lowest rate that was to be tried", Figure(f.Failed))
 	case GeneratorLimit:
-		if f.Knee == 0 {
+		if f.Low == 0 {
 			return "not known: the load generator was the limit, not the target"
 		}
 		return fmt.Sprintf("at least %s/s; the load generator was the limit, not the target", Figure(f.Low))
