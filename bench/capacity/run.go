@@ -21,6 +21,8 @@ type Config struct {
 	SLO  []result.Condition
 	Settings
 
+	Requests string // a digest of what Load sends beyond what its figures say, so that no other search is gone on with; "": not known
+
 	Budget time.Duration // no trial begins that would end later; of this session, if a search is gone on with
 	Trial  time.Duration // length of a trial, Settle included; 0: it follows from Budget
 	Settle time.Duration // at the begin of a trial, that is left out; 0: a fifth of Trial
@@ -91,7 +93,7 @@ func (cfg *Config) setup() result.CapacitySetup {
 		arrivals = "poisson"
 	}
 	return result.CapacitySetup{
-		Target: cfg.Load.Target.URI, Scenario: cfg.Load.Name, TLS: cfg.Load.TLS != nil, Connections: cfg.Load.Connections, Arrivals: arrivals, SLO: cfg.SLO,
+		Target: cfg.Load.Target.URI, Scenario: cfg.Load.Name, Requests: cfg.Requests, TLS: cfg.Load.TLS != nil, Connections: cfg.Load.Connections, Arrivals: arrivals, SLO: cfg.SLO,
 		From: cfg.From, To: cfg.To, Precision: cfg.Precision, Trial: cfg.Trial.Seconds(), Settle: cfg.Settle.Seconds(),
 	}
 }
@@ -145,6 +147,9 @@ func same(before *result.CapacitySetup, now result.CapacitySetup) error {
 	}
 	check("target", before.Target, now.Target)
 	check("scenario", before.Scenario, now.Scenario)
+	if before.Requests != "" && before.Requests != now.Requests {
+		differ = append(differ, "requests: the scenario or the flags for requests and connections have changed")
+	}
 	check("TLS", before.TLS, now.TLS)
 	check("connections", before.Connections, now.Connections)
 	check("arrivals", before.Arrivals, now.Arrivals)

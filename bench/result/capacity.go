@@ -33,7 +33,8 @@ type Capacity struct {
 // CapacitySetup says what was asked for. A search goes on with the same one only.
 type CapacitySetup struct {
 	Target      string      `json:"target"`
-	Scenario    string      `json:"scenario"` // in words, or the name of the file
+	Scenario    string      `json:"scenario"`           // in words, or the name of the file
+	Requests    string      `json:"requests,omitempty"` // a digest of what is sent, and how; empty: not known
 	TLS         bool        `json:"tls"`
 	Connections int         `json:"connections"`
 	Arrivals    string      `json:"arrivals"` // constant or poisson

@@ -131,6 +131,9 @@ func (c *capacityCmd) config() (capacity.Config, error) {
 	if cfg.Load, _, err = c.requestFlags.config(c.URI); err != nil {
 		return cfg, err
 	}
+	if cfg.Requests, err = c.digest(); err != nil {
+		return cfg, err
+	}
 	return cfg, knowEntries(cfg.SLO, entryNames(cfg.Load.Mix))
 }
 

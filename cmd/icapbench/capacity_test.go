@@ -43,6 +43,7 @@ func TestCapacity(t *testing.T) {
 		{"capacity " + good + short + "p99<10s --json " + file + " --html " + page, exitOK, "capacity    at least 20/s"},
 		{"capacity " + good + short + "p99<10s --continue " + file, exitOK, "capacity    at least 20/s"}, // nothing is left to do
 		{"capacity " + good + short + "p99<9s --continue " + file, exitUsage, "SLO: [p99<10s], now [p99<9s]"},
+		{"capacity " + good + short + "p99<10s --new-connection-every 1 --continue " + file, exitUsage, "have changed"},
 		{"capacity " + good + " --slo p99<10s --budget 2s --from 10", exitImprecise, "--continue"},
 	}
 	for _, tt := range tests {

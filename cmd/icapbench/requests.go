@@ -2,9 +2,12 @@ package main
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -122,6 +125,29 @@ func (f *requestFlags) size() int64 {
 		return 1 << 10
 	}
 	return int64(*f.Size)
+}
+
+// digest tells apart what is sent, and over which connections. The folders of files of a scenario are not looked into.
+func (f *requestFlags) digest() (string, error) {
+	h := sha256.New()
+	if f.Scenario != "" {
+		content, err := os.ReadFile(f.Scenario)
+		if err != nil {
+			return "", err
+		}
+		h.Write(content)
+	}
+	var preview preview
+	if f.Preview != nil {
+		preview = *f.Preview
+	}
+	var chunk size
+	if f.Chunk != nil {
+		chunk = *f.Chunk
+	}
+	fmt.Fprintf(h, "%#v", []any{f.Profile, f.method(), f.size(), chunk, preview, f.No204, f.Allow206, f.Header, f.Fault, f.NewConnectionEvery, f.Timeout,
+		f.TLSVersion, f.Resume, f.Cert, f.ServerName})
+	return hex.EncodeToString(h.Sum(nil)[:8]), nil
 }
 
 // name says in a few words what is sent.
