@@ -21,8 +21,8 @@ var balance = &trial{
 	help: `Requests of 1 KiB from 1000 users come at random (Poisson) at two rates, under each policy of pools[].balance in turn. Each of the three servers
 serves 16 requests at a time and lets the others wait; two take 10 ms for one, the third 100 ms, so it can do 160/s of 3,360/s. At 300/s its third is
 less than that, at 900/s it is more. A latency counts from the time for which a request was planned.
-Claimed: no request fails; at 900/s the p99 of round_robin is at least 3 times that of least_inflight and of peak_ewma, and at 300/s at least 3 times
-that of peak_ewma. Then, at 900/s and under each policy, the third server, as fast as the others now, is killed and started again, again and again.
+Claimed: no request fails, and at 900/s the p99 of round_robin is at least 3 times that of least_inflight and of peak_ewma. At 300/s it is told only:
+the difference is then 90 ms at most, which is less than a busy machine adds. Then, at 900/s and under each policy, the third server, as fast as the others now, is killed and started again, again and again.
 Claimed: no request fails, and within 1 s of a kill no request is tried on it.
 
     go run ./bench/trial balance
@@ -123,13 +123,12 @@ func (o *balanceOptions) compare(ctx context.Context, r *rig, servers []*server,
 			r.claim(false, "%s0 of %d requests failed: %d", name, res.Requests+res.Failed, res.Failed)
 		}
 	}
-	better := []string{"peak_ewma"}
-	if rate == balanceHigh {
-		better = append(better, "least_inflight")
-	}
-	for _, policy := range better {
+	for _, policy := range []string{"least_inflight", "peak_ewma"} {
 		ratio := float64(p99["round_robin"]) / float64(p99[policy])
-		r.claim(ratio >= 3, "at %.0f/s the p99 of round_robin is 3 times that of %s at least: %.1f", rate, policy, ratio)
+		r.figure(fmt.Sprintf("p99 of round_robin over that of %s", policy), ratio, "")
+		if rate == balanceHigh {
+			r.claim(ratio >= 3, "at %.0f/s it is 3 at least: %.1f", rate, ratio)
+		}
 	}
 	return nil
 }
