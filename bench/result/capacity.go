@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -106,17 +105,7 @@ func (c *Capacity) Write(w io.Writer) error {
 }
 
 // Save writes the search to a file, which is at no time half written.
-func (c *Capacity) Save(path string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails when all went well
-	if err := errors.Join(f.Chmod(0o644), c.Write(f), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
+func (c *Capacity) Save(path string) error { return WriteFile(path, c.Write) }
 
 // ReadCapacity reads what Save has written.
 func ReadCapacity(path string) (*Capacity, error) {

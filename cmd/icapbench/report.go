@@ -179,11 +179,7 @@ func writeFile(path string, write func(io.Writer) error) error {
 	if path == "" {
 		return nil
 	}
-	file, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(write(file), file.Close()); err != nil {
+	if err := result.WriteFile(path, write); err != nil {
 		return fmt.Errorf("cannot write %q: %w", path, err)
 	}
 	return nil
