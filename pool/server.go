@@ -74,7 +74,7 @@ func (s *Server) StartSlowly(now int64) { s.startedAt.Store(now) }
 // Share is the weight of now in Parts: a tenth of it at the beginning of a slow start, which takes span ns, and all of it at its end.
 func (s *Server) Share(now, span int64) int32 {
 	weight := s.weight.Load()
-	if at := s.startedAt.Load(); at != 0 && now-at < span {
+	if at := s.startedAt.Load(); at != 0 && span > 0 && now-at < span {
 		return weight * (leastParts + int32((Parts-leastParts)*max(now-at, 0)/span))
 	}
 	return weight * Parts

@@ -182,6 +182,7 @@ func TestSlowStart(t *testing.T) {
 	share(at+span-1, span, 4*999)
 	share(at+span, span, 4*Parts)
 	share(at, 0, 4*Parts)
+	share(at-1, 0, 4*Parts)
 	s.SetWeight(0)
 	share(at, span, 0)
 }
