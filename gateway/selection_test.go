@@ -165,6 +165,23 @@ func TestBackupTakesWhatWaits(t *testing.T) {
 	first.expect(text(page))
 }
 
+// Requests that wait for the first verdicts go on when these begin the panic.
+func TestPanicTakesWhatWaits(t *testing.T) {
+	f := startFake(t)
+	v := startVirtualIn(t, fmt.Sprintf("[{address: %q}]", f.address), "    panic_threshold: 0.5\n    queue: {timeout: 1h}\n", "")
+	server := v.table.Load().pools[0].servers[0]
+	server.Health.SetState(health.Checking)
+	c := v.connect(1)
+	v.say(c, v04)
+	v.quiet(time.Second)
+	f.idle(t)
+	server.Health.SetState(health.Down)
+	s := f.next(t)
+	s.gets(v04)
+	s.send(text(page))
+	c.expect(text(page))
+}
+
 // In panic requests go to servers that are down, too, and one that fails there is answered by another.
 func TestPanic(t *testing.T) {
 	v, stubs := startTiered(t, "    panic_threshold: 0.5\n    balance: round_robin\n", 0, 0, 0)

@@ -124,7 +124,7 @@ func (m *servers) resolve(p *poolTable) (list []*pool.Server, changed bool) {
 	return list, changed || len(list) != len(p.servers)
 }
 
-// onHealth is called whenever s has become usable or has stopped to be so. A usable one is given what waits, slowly if it may be cold. That is one that
+// onHealth is called whenever the health of s has changed. A usable one is given what waits, slowly if it may be cold. That is one that
 // was down, and one that has come while the gateway runs; at the start of the process nothing is known, and somebody has to take the requests.
 func (m *servers) onHealth(s *pool.Server) func(usable, cold bool) {
 	var come atomic.Bool

@@ -176,16 +176,18 @@ func (s *Status) update(f func(word uint32) uint32) {
 		if !s.word.CompareAndSwap(old, word) {
 			continue
 		}
-		if is := usable(word); is != usable(old) {
+		if word != old {
+			is := usable(word)
 			s.tell(is, is && (State(old&stateMask) == Down || AdminState(old&adminMask>>adminShift) == Maintenance))
 		}
 		return
 	}
 }
 
-// OnChange sets what is called whenever the server has become usable, or stopped to be so, for all paths or for some: somebody may be waiting for
-// it, or have to be sent elsewhere. cold says that it may have been started just now: it has been down, or in maintenance. f is called by whoever
-// changed the Status, and must not block.
+// OnChange sets what is called whenever the Status has changed, and says whether the server is usable now, for all paths or for some: somebody may
+// be waiting for it, or have to be sent elsewhere. One that was not usable before counts, too: its verdict may be the one after which health is
+// not looked at any more. cold says that it may have been started just now: it has been down, or in maintenance. f is called by whoever changed
+// the Status, and must not block.
 func (s *Status) OnChange(f func(usable, cold bool)) { s.notify.Store(&f) }
 
 func (s *Status) tell(usable, cold bool) {

@@ -121,7 +121,7 @@ func TestUsableDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// Whoever waits is told whenever a server has become usable or has stopped to be so, and whether it may be cold.
+// Whoever waits is told whenever something has changed, whether the server is usable now, and whether it may be cold.
 func TestOnChange(t *testing.T) {
 	const nothing = "nothing"
 	var s Status
@@ -140,11 +140,14 @@ func TestOnChange(t *testing.T) {
 		do   func()
 		want string
 	}{
-		{func() { s.SetState(Up) }, "warm"}, // nothing was known of it
+		{func() { s.SetState(Down) }, "gone"}, // nothing was known of it
+		{func() { s.SetState(Checking) }, "gone"},
+		{func() { s.SetState(Up) }, "warm"},
 		{func() { s.SetState(Up) }, nothing},
 		{func() { s.SetState(Down) }, "gone"},
-		{func() { s.SetAdmin(Drain) }, nothing},
-		{func() { s.SetAdmin(Ready) }, nothing},
+		{func() { s.SetState(Down) }, nothing},
+		{func() { s.SetAdmin(Drain) }, "gone"},
+		{func() { s.SetAdmin(Ready) }, "gone"},
 		{func() { s.SetState(Up) }, "cold"},
 		{func() { s.SetAdmin(Drain) }, "gone"},
 		{func() { s.SetAdmin(Ready) }, "warm"},
