@@ -5,14 +5,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"strings"
 	"time"
 
 	"icapgate/balancer"
 	"icapgate/bench/dlpstub"
 	"icapgate/bench/load"
 	benchresult "icapgate/bench/result"
-	"icapgate/bench/scenario"
 )
 
 var balance = &trial{
@@ -202,20 +200,13 @@ func balanceConfig(servers []*server, policy string) gatewayConfig {
 	return gatewayConfig{Servers: servers, Pool: fmt.Sprintf("    balance: %s\n    slow_start: 1s\n    health: {interval: 1s, timeout: 500ms, fall: 1}\n", policy)}
 }
 
-// load makes requests at random through the gateway. They come from many users, whose addresses are the keys of hash.
+// load makes requests at random through the gateway.
 func (o *balanceOptions) load(ctx context.Context, r *rig, rate float64, length time.Duration) (*benchresult.Result, error) {
-	s, err := scenario.Parse("balance.yaml", []byte(strings.TrimSpace(`
-clients: {count: 1000, skew: 0, network: 10.0.0.0/8}
-requests: [{profile: zscaler, body: {size: {fixed: 1KiB}}}]
-`)))
+	cfg, err := r.userLoad(false, "1KiB", balanceClients)
 	if err != nil {
 		return nil, err
 	}
-	cfg := load.Config{Connections: balanceClients, Timeout: time.Minute, Poisson: true, Seed: 1, WarmUp: 3 * time.Second, Stages: load.Constant(rate, length)}
-	cfg.Target, cfg.TLS = r.target(false, "/reqmod")
-	if cfg.Mix, err = s.Compile(cfg.Target); err != nil {
-		return nil, err
-	}
+	cfg.Poisson, cfg.WarmUp, cfg.Stages = true, 3*time.Second, load.Constant(rate, length)
 	return load.Run(ctx, cfg)
 }
 

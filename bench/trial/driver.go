@@ -114,7 +114,7 @@ func (r *rig) buildBench(ctx context.Context) error {
 func (r *rig) bench(ctx context.Context, args ...string) (*benchresult.Result, drive, error) {
 	file := filepath.Join(r.dir, "load.json")
 	_ = os.Remove(file) // so that a stale one is not taken for this load's
-	cmd := exec.CommandContext(ctx, filepath.Join(r.dir, "bin", "icapbench"), append([]string{"load", "--insecure", "--json", file}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(r.bin, "icapbench"), append([]string{"load", "--insecure", "--json", file}, args...)...)
 	out, used, err := timed(cmd)
 	if err != nil && cmd.ProcessState == nil {
 		return nil, drive{}, err

@@ -33,6 +33,7 @@ var trials = []*trial{
 	abuseTrial,
 	failover,
 	balance,
+	cost,
 	generators,
 	rates,
 }

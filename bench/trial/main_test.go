@@ -45,6 +45,7 @@ func TestUsage(t *testing.T) {
 		{"abuse-clients", "is what a trial starts", exitUsage},
 		{"abuse-clients {}", "no abuse", exitUsage},
 		{"abuse --only nonsense", "a kind that is not there", exitFailure},
+		{"cost --only nonsense", `there is no "nonsense"`, exitFailure},
 		{"drain --json /no/such/folder/file", "no such file", exitFailure},
 	} {
 		var out bytes.Buffer
@@ -194,6 +195,7 @@ func TestTrials(t *testing.T) {
 		"reload --reloads 20 --clients 8",
 		"generators --rounds 1 --length 50ms --stretch off --client off --factor 0",
 		"rates --length 200ms --within 1",
+		"cost --rounds 1 --requests 200 --connections 4 --doors icap --only hash --most 1000",
 	} {
 		var out bytes.Buffer
 		if code := run(strings.Fields(args), &out, io.Discard); code != exitOK {

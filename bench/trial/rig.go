@@ -28,7 +28,8 @@ const (
 type rig struct {
 	*report
 	progress io.Writer // what goes on, for who waits
-	dir      string    // of configuration, logs and programs
+	dir      string    // of configuration and logs
+	bin      string    // of programs
 	keep     bool      // the folder
 	self     string    // path of this program, which serves as fake server
 	pem      string    // file with the key and the certificate of the gateway
@@ -59,7 +60,7 @@ func newRig(ctx context.Context, rp *report, dir string, progress io.Writer) (r 
 	if r.dir, err = filepath.Abs(r.dir); err != nil {
 		return nil, err
 	}
-	r.socket = filepath.Join(r.dir, "admin.sock")
+	r.bin, r.socket = filepath.Join(r.dir, "bin"), filepath.Join(r.dir, "admin.sock")
 	if r.self, err = os.Executable(); err != nil {
 		return nil, err
 	}
@@ -72,7 +73,17 @@ func newRig(ctx context.Context, rp *report, dir string, progress io.Writer) (r 
 }
 
 // program is the gateway.
-func (r *rig) program() string { return filepath.Join(r.dir, "bin", "icapgate") }
+func (r *rig) program() string { return filepath.Join(r.bin, "icapgate") }
+
+// another returns a rig for a gateway more, which has a folder of its own and reports to the same report. It starts no servers, and its
+// gateway is stopped by the trial, not by close.
+func (r *rig) another(name string) (*rig, error) {
+	more := *r
+	more.dir = filepath.Join(r.dir, name)
+	more.socket = filepath.Join(more.dir, "admin.sock")
+	more.gateway, more.servers = nil, nil
+	return &more, os.MkdirAll(more.dir, 0o700)
+}
 
 // makeCertificate makes a key and a certificate for 127.0.0.1 with the gateway's own command, and trusts it.
 func (r *rig) makeCertificate(ctx context.Context, name string) (path string, err error) {
