@@ -34,6 +34,7 @@ var trials = []*trial{
 	failover,
 	balance,
 	cost,
+	share,
 	generators,
 	rates,
 }
@@ -50,7 +51,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 // run carries out the trial that the arguments name.
 func run(args []string, out, progress io.Writer) int {
 	if len(args) > 0 && args[0] == serveArg {
-		return serve(args[1:], out, progress)
+		return serveStub(args[1:], out, progress)
 	}
 	if len(args) > 0 && args[0] == abuseArg {
 		return abuseClients(args[1:], out, progress)

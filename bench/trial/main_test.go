@@ -195,6 +195,7 @@ func TestTrials(t *testing.T) {
 		"reload --reloads 20 --clients 8",
 		"generators --rounds 1 --length 50ms --stretch off --client off --factor 0",
 		"rates --length 200ms --within 1",
+		"share --length 500ms --clients 40",
 		"cost --rounds 1 --requests 200 --connections 4 --doors icap --only hash --most 1000",
 	} {
 		var out bytes.Buffer

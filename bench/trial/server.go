@@ -119,8 +119,8 @@ func (s *server) stop() {
 func (s *server) freeze() { s.process.Signal(syscall.SIGSTOP) }
 func (s *server) thaw()   { s.process.Signal(syscall.SIGCONT) }
 
-// serve is a fake DLP server until a signal ends it. Its arguments are its name and its serverConfig.
-func serve(args []string, out, complaints io.Writer) int {
+// serveStub is a fake DLP server until a signal ends it. Its arguments are its name and its serverConfig.
+func serveStub(args []string, out, complaints io.Writer) int {
 	if len(args) != 2 {
 		fmt.Fprintln(complaints, "trial: serve is what trials start their servers with")
 		return exitUsage

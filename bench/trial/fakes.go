@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"icapgate/bench/process"
+	"icapgate/bench/serve"
+)
+
+// fakes are servers of `icapbench serve`, one process, which tell what they have got.
+type fakes struct {
+	addresses []string // host:port
+	control   string   // the same
+	process   *process.Process
+	web       *http.Client
+}
+
+// startFakes starts servers at free ports of these hosts, with the flags of `icapbench serve`. It needs buildBench; name is that of no others.
+func (r *rig) startFakes(ctx context.Context, name string, hosts []string, args ...string) (*fakes, error) {
+	args = append([]string{"serve", "--control", hosts[0] + ":0"}, args...)
+	for _, host := range hosts {
+		args = append(args, "--listen", host+":0")
+	}
+	p, err := process.Start(r.dir, name, filepath.Join(r.bin, "icapbench"), args...)
+	if err != nil {
+		return nil, err
+	}
+	line, err := p.AwaitLine(ctx, "icapbench ready ")
+	if err != nil {
+		p.Stop()
+		return nil, err
+	}
+	f := &fakes{process: p, web: &http.Client{Timeout: 5 * time.Second}}
+	for address := range strings.FieldsSeq(line) {
+		if control, ok := strings.CutPrefix(address, "control="); ok {
+			f.control = control
+		} else {
+			f.addresses = append(f.addresses, address)
+		}
+	}
+	return f, nil
+}
+
+// stop ends the servers.
+func (f *fakes) stop() { f.process.Stop() }
+
+// stats are what they have got since they were started.
+func (f *fakes) stats(ctx context.Context) (*serve.Stats, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+f.control+"/stats", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := f.web.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return serve.ReadStats(resp.Body)
+}
