@@ -35,6 +35,7 @@ var trials = []*trial{
 	balance,
 	cost,
 	share,
+	blackhole,
 	generators,
 	rates,
 }

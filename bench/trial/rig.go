@@ -203,20 +203,25 @@ func (r *rig) close() {
 	}
 }
 
-// target returns where clients send a request with that method, and the TLS configuration for it: nil for icap://.
+// target returns where clients send a request with that path, and the TLS configuration for it: nil for icap://.
 func (r *rig) target(secure bool, path string) (bench.Target, *tls.Config) {
-	uri := "icap://" + r.Plain + path
 	if secure {
-		uri = "icaps://" + r.Secure + path
+		return r.secureTarget(r.Secure, path)
 	}
+	return mustTarget("icap://" + r.Plain + path), nil
+}
+
+// secureTarget is target for anything that has the rig's certificate.
+func (r *rig) secureTarget(address, path string) (bench.Target, *tls.Config) {
+	return mustTarget("icaps://" + address + path), &tls.Config{RootCAs: r.roots, ServerName: "127.0.0.1", DynamicRecordSizingDisabled: true}
+}
+
+func mustTarget(uri string) bench.Target {
 	t, err := bench.ParseTarget(uri)
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}
-	if !secure {
-		return t, nil
-	}
-	return t, &tls.Config{RootCAs: r.roots, ServerName: "127.0.0.1", DynamicRecordSizingDisabled: true}
+	return t
 }
 
 // awaitStatus waits until the gateway's status is as it should be, which is what.
