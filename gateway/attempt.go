@@ -57,6 +57,9 @@ func (a *attempt) reset() {
 	a.connectTime, a.queueTime, a.firstByte = 0, 0, 0
 }
 
+// need is what the request needs of a server.
+func (t *transaction) need() need { return need{t.route.checkPath, t.method} }
+
 // next picks a server and begins an attempt on it; without a server it queues or answers.
 func (t *transaction) next() {
 	l := t.s.loop
@@ -349,8 +352,8 @@ func (t *transaction) mayWait() int64 {
 func (t *transaction) enqueue() {
 	l := t.s.loop
 	p := t.pool.table
-	path, tried := t.route.checkPath, t.tried
-	usable := func(s *pool.Server) bool { return p.waitsFor(s, path, tried, l.clock()) }
+	n, tried := t.need(), t.tried
+	usable := func(s *pool.Server) bool { return p.waitsFor(s, n, tried, l.clock()) }
 	wait := t.mayWait()
 	if wait <= 0 || !p.queue.Push(&t.waiter, usable) {
 		t.reply(503, rejectFull, 1)
@@ -368,7 +371,7 @@ func (t *transaction) enqueue() {
 func (t *transaction) onGrant(s *pool.Server, conn pool.Conn) {
 	l := t.s.loop
 	c, _ := conn.(*serverConn)
-	fits := t.waiting && t.pool.table.waitsFor(s, t.route.checkPath, t.tried, l.now)
+	fits := t.waiting && t.pool.table.waitsFor(s, t.need(), t.tried, l.now)
 	if !fits {
 		if c != nil {
 			c.discard()

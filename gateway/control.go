@@ -3,10 +3,12 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"icapgate/gateway/admin"
 	"icapgate/health"
+	"icapgate/icap"
 	"icapgate/pool"
 )
 
@@ -55,7 +57,7 @@ func (g *Gateway) Status() admin.Status {
 	}
 	now := g.servers.clock()
 	for _, p := range g.table.Load().pools {
-		sel := p.selection(-1, bitset{})
+		sel := p.selection(anything, bitset{})
 		ps := admin.PoolStatus{Name: p.name, Balance: p.cfg.Balance, Queue: p.queue.Depth(), Tier: p.tierOf(sel), Panic: sel.panic}
 		for i, s := range p.servers {
 			st := serverStatus(p, s, now)
@@ -77,6 +79,35 @@ func serverStatus(p *poolTable, s *pool.Server, now int64) admin.ServerStatus {
 		if missing && i < len(p.paths) {
 			st.MissingPaths = append(st.MissingPaths, p.paths[i])
 		}
+	}
+	for i, path := range p.paths {
+		for m := range icap.Method(icap.NumMethods) {
+			if s.Health.Lacks(i, m) {
+				st.MissingMethods = append(st.MissingMethods, m.String()+" "+path)
+			}
+		}
+	}
+	st.ISTagChanges = s.Health.ISTagChanges()
+	for _, o := range s.Health.AllOptions() {
+		if o != nil {
+			st.Options = append(st.Options, optionsStatus(o))
+		}
+	}
+	return st
+}
+
+func optionsStatus(o *health.Options) admin.OptionsStatus {
+	st := admin.OptionsStatus{
+		Path: o.Path, ISTag: strings.Trim(o.ISTag, `"`), ISTagChanged: o.Changed, TTL: o.TTL, MaxConnections: o.MaxConnections,
+		Service: o.Service, Seen: o.Seen,
+	}
+	for m, does := range o.Methods {
+		if does {
+			st.Methods = append(st.Methods, icap.Method(m).String())
+		}
+	}
+	if o.Preview >= 0 {
+		st.Preview = &o.Preview
 	}
 	return st
 }

@@ -76,6 +76,18 @@ func (l *loop) dropIdle(s *pool.Server, r closeReason) {
 	}
 }
 
+// trim closes idle connections to a server that are more than its cap allows.
+func (l *loop) trim(s *pool.Server) {
+	h := l.shards[s]
+	for h != nil && s.OverCap() {
+		c, ok := h.Get()
+		if !ok {
+			return
+		}
+		c.shut(reasonOverCap)
+	}
+}
+
 func dropIdle(h *shard, r closeReason) {
 	for c, ok := h.Get(); ok; c, ok = h.Get() {
 		c.shut(r)
@@ -132,7 +144,7 @@ const (
 
 // pick chooses a server for the next attempt among those that are usable, not full, and have a connection to give.
 func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
-	sel := p.table.selection(t.route.checkPath, t.tried)
+	sel := p.table.selection(t.need(), t.tried)
 	var usable, unknown, tried, full, busy int
 	for i, s := range p.table.servers {
 		g := &p.targets[i]
@@ -140,7 +152,7 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 		if g.Weight == 0 || p.table.tiers[i] > sel.tier {
 			continue
 		}
-		if !sel.allows(s, t.route.checkPath) {
+		if !sel.allows(s, t.need()) {
 			if s.Health.State() == health.Checking && s.Health.Admin() == health.Ready {
 				unknown++
 			}
@@ -196,9 +208,9 @@ func (p *loopPool) policy(t *transaction) balancer.Policy {
 
 // othersUsable says whether a server other than not could take the request now.
 func (p *loopPool) othersUsable(t *transaction, not *pool.Server) bool {
-	sel := p.table.selection(t.route.checkPath, t.tried)
+	sel := p.table.selection(t.need(), t.tried)
 	for i, s := range p.table.servers {
-		if s != not && !t.tried.has(i) && p.table.takes(i, t.route.checkPath, sel) && !s.Full(t.s.loop.now) {
+		if s != not && !t.tried.has(i) && p.table.takes(i, t.need(), sel) && !s.Full(t.s.loop.now) {
 			return true
 		}
 	}
@@ -207,14 +219,14 @@ func (p *loopPool) othersUsable(t *transaction, not *pool.Server) bool {
 
 // waitsFor says whether a request in the queue, which has failed on the tried servers, can go to s now. For one of these only if no other
 // server takes it any more: it is the others that it waits for. On any goroutine.
-func (p *poolTable) waitsFor(s *pool.Server, path int, tried bitset, now int64) bool {
-	i, sel := p.index(s), p.selection(path, tried)
-	if i < 0 || !p.takes(i, path, sel) || s.Full(now) {
+func (p *poolTable) waitsFor(s *pool.Server, n need, tried bitset, now int64) bool {
+	i, sel := p.index(s), p.selection(n, tried)
+	if i < 0 || !p.takes(i, n, sel) || s.Full(now) {
 		return false
 	}
 	if tried.has(i) {
 		for k := range p.servers {
-			if !tried.has(k) && p.takes(k, path, sel) {
+			if !tried.has(k) && p.takes(k, n, sel) {
 				return false
 			}
 		}
@@ -225,9 +237,9 @@ func (p *poolTable) waitsFor(s *pool.Server, path int, tried bitset, now int64) 
 // fullFor is the time in ns until the first of the usable servers, but for those that the request has failed on, is no longer skipped
 // because it said 503.
 func (p *loopPool) fullFor(t *transaction, now int64) int64 {
-	first, sel := int64(math.MaxInt64), p.table.selection(t.route.checkPath, t.tried)
+	first, sel := int64(math.MaxInt64), p.table.selection(t.need(), t.tried)
 	for i, s := range p.table.servers {
-		if !t.tried.has(i) && p.table.takes(i, t.route.checkPath, sel) {
+		if !t.tried.has(i) && p.table.takes(i, t.need(), sel) {
 			first = min(first, max(s.FullUntil()-now, 0))
 		}
 	}

@@ -406,13 +406,14 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 			w.series("server_connections", float64(max(0, s.Connections()-idle)), "pool", p.name, "server", s.Name, "state", "active")
 		}
 	}
+	each("istag_changes_total", "counter", func(s *pool.Server) float64 { return float64(s.Health.ISTagChanges()) })
 	w.family("queue_depth", "gauge")
 	for _, p := range t.pools {
 		w.series("queue_depth", float64(p.queue.Depth()), "pool", p.name)
 	}
 	w.family("pool_tier", "gauge")
 	for _, p := range t.pools {
-		w.series("pool_tier", float64(p.tierOf(p.selection(-1, bitset{}))), "pool", p.name)
+		w.series("pool_tier", float64(p.tierOf(p.selection(anything, bitset{}))), "pool", p.name)
 	}
 	w.family("pool_panic", "gauge")
 	for _, p := range t.pools {

@@ -31,6 +31,7 @@ const (
 	reasonClientAborted // the client went away in the middle of its request
 	reasonNotReusable   // the answer came before the request was through, or limits of age or use
 	reasonRetired       // its server left the configuration
+	reasonOverCap       // the server's cap has become smaller
 	// Both.
 	reasonShutdown
 	reasonPanic
@@ -40,7 +41,7 @@ const (
 var reasonNames = [reasonCount]string{
 	"client_closed", "client_gone", "reset", "done", "idle", "head_timeout", "body_timeout", "write_timeout", "bad_request", "tls_on_plain", "rest_too_long",
 	"truncated", "server_closed", "unexpected_bytes", "connect_failed", "connect_timeout", "no_descriptor", "no_answer", "bad_response",
-	"send_timeout", "response_timeout", "vanished", "client_aborted", "not_reusable", "retired", "shutdown", "panic",
+	"send_timeout", "response_timeout", "vanished", "client_aborted", "not_reusable", "retired", "over_cap", "shutdown", "panic",
 }
 
 func (r closeReason) String() string { return reasonNames[r] }

@@ -5,18 +5,26 @@ import (
 	"slices"
 
 	"icapgate/health"
+	"icapgate/icap"
 	"icapgate/pool"
 )
+
+// need is what a request needs of a server.
+type need struct {
+	path   int // index among the pool's checked paths, -1: it is not checked on its own
+	method icap.Method
+}
+
+// anything is what a server is needed for in general.
+var anything = need{path: -1}
 
 // selection says which of a pool's servers get new requests, apart from limits: those that are usable in the tiers up to tier or,
 // in panic, all that no operator has taken out.
 type selection struct {
-	tier  uint8
-	panic bool
+	tier     uint8
+	panic    bool
+	unspoken bool // no server says that it does the method: all of them are as good
 }
-
-// everyTier is the selection of pools that have neither tiers nor a panic threshold, and the last resort of the others.
-var everyTier = selection{tier: math.MaxUint8}
 
 // setTiers notes which server is of which tier.
 func (p *poolTable) setTiers() {
@@ -31,14 +39,13 @@ func (p *poolTable) setTiers() {
 	p.graded = len(p.levels) > 1 || p.cfg.PanicThreshold > 0
 }
 
-// selection chooses for requests for a path that have failed on the tried servers. A further tier takes part when, by weight, less than
+// selection chooses for requests with a need that have failed on the tried servers. A further tier takes part when, by weight, less than
 // tier_threshold of the tiers before it, each by itself, is usable, nothing of them, or nothing that the request has not failed on. On any goroutine.
-func (p *poolTable) selection(path int, tried bitset) selection {
-	if !p.graded {
-		return everyTier
-	}
-	if p.panics() {
-		return selection{math.MaxUint8, true}
+func (p *poolTable) selection(n need, tried bitset) selection {
+	sel := selection{tier: math.MaxUint8, panic: p.panics()}
+	sel.unspoken = p.unspoken(n, sel)
+	if !p.graded || sel.panic {
+		return sel
 	}
 	untried := false
 	for _, tier := range p.levels {
@@ -49,16 +56,37 @@ func (p *poolTable) selection(path int, tried bitset) selection {
 			}
 			weight := float64(s.Weight())
 			all += weight
-			if weight > 0 && s.Health.Usable(path) {
+			if weight > 0 && sel.allows(s, n) {
 				usable += weight
 				untried = untried || !tried.has(i)
 			}
 		}
 		if untried && usable > 0 && usable >= p.cfg.TierThreshold*all {
-			return selection{tier: tier}
+			sel.tier = tier
+			return sel
 		}
 	}
-	return everyTier
+	return sel
+}
+
+// unspoken says whether none of the servers that could get a request, or that have no verdict yet, does its method by what it says of itself.
+// Such a request goes to them all the same: what they answer is no worse than what the gateway could.
+func (p *poolTable) unspoken(n need, sel selection) bool {
+	lacking := false
+	for _, s := range p.servers {
+		switch waits := s.Health.State() == health.Checking && s.Health.Admitted(n.path); {
+		case s.Health.Lacks(n.path, n.method):
+			lacking = true
+		case s.Weight() > 0 && (waits || sel.allows(s, n)):
+			return false
+		}
+	}
+	return lacking
+}
+
+// lacks says whether there is a server that does not do all that is routed to it, by what it says of itself.
+func (p *poolTable) lacks() bool {
+	return slices.ContainsFunc(p.servers, func(s *pool.Server) bool { return s.Health.LacksAny() })
 }
 
 // panics says whether so few servers are usable that health is not looked at any more: it may be the checks that fail. Servers that an operator has
@@ -80,23 +108,23 @@ func (p *poolTable) panics() bool {
 	return all > 0 && usable < p.cfg.PanicThreshold*all
 }
 
-// takes says whether server i gets new requests for a path at all. On any goroutine.
-func (p *poolTable) takes(i, path int, sel selection) bool {
+// takes says whether server i gets new requests with a need at all. On any goroutine.
+func (p *poolTable) takes(i int, n need, sel selection) bool {
 	s := p.servers[i]
-	return s.Weight() > 0 && p.tiers[i] <= sel.tier && sel.allows(s, path)
+	return s.Weight() > 0 && p.tiers[i] <= sel.tier && sel.allows(s, n)
 }
 
-// allows says whether the server's health is good enough.
-func (sel selection) allows(s *pool.Server, path int) bool {
-	return s.Health.Usable(path) || sel.panic && s.Health.Admitted(path)
+// allows says whether the server's health is good enough, and whether it does what is needed.
+func (sel selection) allows(s *pool.Server, n need) bool {
+	return (s.Health.Usable(n.path) || sel.panic && s.Health.Admitted(n.path)) && (sel.unspoken || !s.Health.Lacks(n.path, n.method))
 }
 
 // onSelection is called when the health or the weight of a server of the pool has changed: those who wait may now have others.
 func (m *servers) onSelection(p *poolTable) {
-	if !p.graded {
+	if !p.graded && !p.lacks() {
 		return
 	}
-	now := p.selection(-1, bitset{})
+	now := p.selection(anything, bitset{})
 	m.mu.Lock()
 	was, known := m.selections[p.name]
 	m.selections[p.name] = now
@@ -106,6 +134,56 @@ func (m *servers) onSelection(p *poolTable) {
 	}
 	for _, s := range p.servers {
 		m.gw.offer(s)
+	}
+}
+
+// unspokenFor is a path and method of a pool that none of its servers says that it does.
+type unspokenFor struct {
+	pool, path string
+	method     icap.Method
+}
+
+// onMethods is called when the health of a server of the pool has changed, or what it says of itself: it logs for which methods nobody is left
+// that says that it does them.
+func (m *servers) onMethods(t *table, p *poolTable) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.unspoken) == 0 && !p.lacks() {
+		return
+	}
+	for _, r := range t.routes {
+		if r.pool != p || r.checkPath < 0 {
+			continue
+		}
+		var now [icap.NumMethods]bool
+		spoken := false // is there a method that somebody does?
+		for method := range icap.Method(icap.NumMethods) {
+			if r.methods[method] {
+				n := need{r.checkPath, method}
+				now[method] = p.unspoken(n, selection{tier: math.MaxUint8}) && slices.ContainsFunc(p.servers, func(s *pool.Server) bool { return s.Health.Usable(n.path) })
+				spoken = spoken || !now[method]
+			}
+		}
+		for method := range icap.Method(icap.NumMethods) {
+			if !r.methods[method] {
+				continue
+			}
+			key := unspokenFor{p.name, r.path, method}
+			log := m.gw.log.With("pool", p.name, "path", r.path, "method", method.String())
+			switch {
+			case now[method] && !m.unspoken[key] && spoken: // routed for all methods, most often, and a service for one of them
+				log.Info("no usable server has method among its Methods: requests go to them all the same")
+			case now[method] && !m.unspoken[key]:
+				log.Warn("no usable server has method among its Methods, nor any other that is routed there: requests go to them all the same")
+			case !now[method] && m.unspoken[key]:
+				log.Info("a usable server has method among its Methods")
+			}
+			if now[method] {
+				m.unspoken[key] = true
+			} else {
+				delete(m.unspoken, key)
+			}
+		}
 	}
 }
 

@@ -561,6 +561,8 @@ func (c *serverConn) reuse() {
 		c.shut(reasonNotReusable)
 	case c.loop.shards[c.server] != c.shard:
 		c.shut(reasonRetired)
+	case c.server.OverCap():
+		c.shut(reasonOverCap)
 	default:
 		c.park()
 	}

@@ -14,7 +14,6 @@ import (
 
 	"icapgate/configs"
 	"icapgate/health"
-	"icapgate/icap"
 	"icapgate/pool"
 )
 
@@ -38,6 +37,7 @@ type servers struct {
 	ending  map[*pool.Server]chan struct{} // checkers that have been cancelled for another one; guarded by mu
 
 	selections map[string]selection // by pool, as last logged; guarded by mu
+	unspoken   map[unspokenFor]bool // as last logged; guarded by mu
 }
 
 func (m *servers) init(g *Gateway) {
@@ -46,6 +46,7 @@ func (m *servers) init(g *Gateway) {
 	m.running = make(map[*pool.Server]*checking)
 	m.ending = make(map[*pool.Server]chan struct{})
 	m.selections = make(map[string]selection)
+	m.unspoken = make(map[unspokenFor]bool)
 	m.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
@@ -138,8 +139,9 @@ func (m *servers) onHealth(s *pool.Server) func(usable, cold bool) {
 		}
 		if t := m.gw.table.Load(); t != nil {
 			for _, p := range t.pools {
-				if p.graded && p.has(s) {
+				if p.has(s) {
 					m.onSelection(p)
+					m.onMethods(t, p)
 				}
 			}
 		}
@@ -180,7 +182,7 @@ func (g *Gateway) apply(p *poolTable) {
 		c := p.configured(s)
 		s.SetWeight(c.Weight)
 		s.SetLimits(pool.Limits{MaxConnections: c.MaxConnections, ConnectionShare: p.cfg.ConnectionShare, Reserve: p.cfg.Reserve})
-		g.offer(s)
+		g.onCap(s)
 	}
 }
 
@@ -209,10 +211,10 @@ func (m *servers) check(p *poolTable, list []*pool.Server) {
 		ended := make(chan struct{})
 		m.running[s] = &checking{cancel, ended}
 		c := health.NewChecker(health.CheckConfig{
-			Address: s.Name, Authority: s.Authority, Paths: p.paths, OtherPaths: p.otherPaths, TLS: p.tls,
+			Address: s.Name, Authority: s.Authority, Paths: p.paths, Methods: p.methods, OtherPaths: p.otherPaths, TLS: p.tls,
 			Interval: time.Duration(p.cfg.Health.Interval), Timeout: time.Duration(p.cfg.Health.Timeout),
 			Rise: p.cfg.Health.Rise, Fall: p.cfg.Health.Fall, Group: group, Status: s.Health, Stats: &m.gw.metrics.checks,
-			OnOptions: m.onOptions(s), Logger: m.gw.log.With("pool", p.name),
+			OnMaxConnections: m.onMaxConnections(s), Logger: m.gw.log.With("pool", p.name),
 		})
 		s.SetExpedite(c.Expedite)
 		before := m.ending[s]
@@ -252,11 +254,11 @@ type checking struct {
 	ended  chan struct{} // closed when it has ended
 }
 
-// onOptions notes what a server says of itself. A larger cap may let a waiter go on.
-func (m *servers) onOptions(s *pool.Server) func(icap.Options) {
-	return func(o icap.Options) {
-		s.Learn(o.MaxConnections)
-		s.Queue.Offer(s)
+// onMaxConnections notes what a server says of its limit.
+func (m *servers) onMaxConnections(s *pool.Server) func(int) {
+	return func(n int) {
+		s.Learn(n)
+		m.gw.onCap(s)
 	}
 }
 
@@ -370,6 +372,23 @@ func (g *Gateway) inFlight() int {
 		n += s.InFlight()
 	}
 	return n
+}
+
+// onCap is called when the cap of s may have changed. A larger one may let those who wait go on; of a smaller one the idle connections beyond it
+// go at once, and busy ones when they have done their request. It may be called from any goroutine.
+func (g *Gateway) onCap(s *pool.Server) {
+	g.offer(s)
+	g.trim(s, 0)
+}
+
+// trim closes the idle connections to s beyond its cap on the loops from i on, one loop after the other: together they would close too many.
+func (g *Gateway) trim(s *pool.Server, i int) {
+	if i < len(g.loops) && s.OverCap() && s.Idle() > 0 {
+		g.loops[i].post(func() {
+			g.loops[i].trim(s)
+			g.trim(s, i+1)
+		})
+	}
 }
 
 // offer gives those who wait what they can have of s, which may have become usable for them: free slots, and the idle connections of all

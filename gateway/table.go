@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"crypto/tls"
+	"slices"
 	"strings"
 
 	"icapgate/balancer"
@@ -37,13 +38,14 @@ type poolTable struct {
 	cfg     configs.Pool
 	tls     *tls.Config // nil: plain
 	servers []*pool.Server
-	queue   *pool.Queue  // lives on in later tables
-	budget  *pool.Budget // likewise
-	paths   []string     // what the checks ask for
-	hash    *hashing     // nil: balance is not hash
-	tiers   []uint8      // parallel to servers
-	levels  []uint8      // the tiers that there are, ascending
-	graded  bool         // tiers or the panic threshold make a difference; see selection
+	queue   *pool.Queue             // lives on in later tables
+	budget  *pool.Budget            // likewise
+	paths   []string                // what the checks ask for
+	methods [][icap.NumMethods]bool // by path: what is routed there
+	hash    *hashing                // nil: balance is not hash
+	tiers   []uint8                 // parallel to servers
+	levels  []uint8                 // the tiers that there are, ascending
+	graded  bool                    // tiers or the panic threshold make a difference; see selection
 
 	otherPaths bool // a prefix leads here, too: a server without any of paths may still be of use
 }
@@ -134,26 +136,29 @@ func newRoutes(cfg *configs.Config, pools []*poolTable) []*route {
 		case r.prefix:
 			r.pool.otherPaths = true
 		default:
-			r.checkPath = r.pool.addPath(r.path)
+			r.checkPath = r.pool.addPath(r.path, r.methods)
 		}
 		routes = append(routes, r)
 	}
 	for _, p := range pools {
 		if p.cfg.Health.Path != "" {
-			p.paths = []string{p.cfg.Health.Path}
+			p.paths, p.methods = []string{p.cfg.Health.Path}, nil
 		}
 	}
 	return routes
 }
 
-func (p *poolTable) addPath(path string) int {
-	for i, have := range p.paths {
-		if have == path {
-			return i
-		}
+// addPath adds a path that is routed with some methods to what the checks ask for, and returns its index.
+func (p *poolTable) addPath(path string, methods [icap.NumMethods]bool) int {
+	i := slices.Index(p.paths, path)
+	if i < 0 {
+		i = len(p.paths)
+		p.paths, p.methods = append(p.paths, path), append(p.methods, [icap.NumMethods]bool{})
 	}
-	p.paths = append(p.paths, path)
-	return len(p.paths) - 1
+	for m, routed := range methods {
+		p.methods[i][m] = p.methods[i][m] || routed
+	}
+	return i
 }
 
 // withServers returns a copy of t in which pool i has other servers.

@@ -308,10 +308,9 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 	t.answered = true
 	t.firstByte = l.now
 	if t.method == icap.MethodOptions {
-		if r.Status == 200 {
-			server := t.srv.server
-			server.Learn(r.MaxConnections())
-			server.Queue.Offer(server) // its cap may have grown
+		if r.Status == 200 && t.route.checkPath < 0 { // of a checked path the checks know, and of all others that share the connections
+			t.srv.server.Learn(r.MaxConnections())
+			l.gw.onCap(t.srv.server)
 		}
 		if e.Body() == icap.OptBody {
 			t.dropBody = true

@@ -25,6 +25,8 @@ type CheckConfig struct {
 	Authority string   // host:port in the request line and Host
 	Paths     []string // exact paths routed to the pool, or the one configured path; empty: none is known, ask for "/"
 
+	Methods [][icap.NumMethods]bool // by path: what is routed there, for which a server is judged by its Methods; nil: not known
+
 	// OtherPaths says that more than Paths is routed to the pool (a prefix, or everything): a server that has none of Paths
 	// is then still of use. Otherwise 404 for all of them is a failed check.
 	OtherPaths bool
@@ -40,8 +42,8 @@ type CheckConfig struct {
 	Status *Status // written by the Checker; nil: a new one
 	Stats  *Stats  // counted into, and may be shared by all checkers; nil: nowhere
 
-	OnOptions func(icap.Options) // called by the Checker's goroutine with every 200; nil: nobody wants to know
-	Logger    *slog.Logger       // one line per change; nil: none
+	OnMaxConnections func(n int)  // called by the Checker's goroutine after each check with a 200: the smallest limit that is said for a path, 0: none; may be nil
+	Logger           *slog.Logger // one line per change; nil: none
 
 	// For tests.
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer
@@ -61,6 +63,7 @@ type Checker struct {
 	status  *Status
 	wake    chan struct{} // holds a token when a check has been asked for
 	machine machine       // owned by Run
+	said    said          // owned by Run
 }
 
 // NewChecker makes a Checker. It carries on from what cfg.Status knows; only one Checker may run on a Status at a time.
@@ -104,6 +107,14 @@ func orDefault[T int | time.Duration](v, def T) T {
 	return v
 }
 
+// asked lists the paths that are asked for.
+func (cfg *CheckConfig) asked() []string {
+	if len(cfg.Paths) == 0 {
+		return []string{anyPath}
+	}
+	return cfg.Paths
+}
+
 // host returns authority without its port and brackets.
 func host(authority string) string {
 	if h, _, err := net.SplitHostPort(authority); err == nil {
@@ -130,7 +141,8 @@ func (c *Checker) Run(ctx context.Context) {
 		c.status.SetState(c.machine.state)
 	}
 	c.status.setMissing(nil) // of other paths than this Checker's
-	var latest time.Time     // end of the latest check
+	c.recall()
+	var latest time.Time // end of the latest check
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -181,6 +193,7 @@ func (c *Checker) check(ctx context.Context) {
 	}
 	c.status.latest.Store(&verdict{fault: rep.fault, unreachable: rep.unreachable, took: time.Since(began)})
 	c.setMissing(rep.missing)
+	c.learn(r.options, time.Now())
 	c.setState(c.machine.step(rep.outcome), rep.fault)
 }
 

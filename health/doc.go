@@ -20,9 +20,11 @@
 //	down       ready               any     no
 //	any        drain, maintenance  any     no
 //
-// A usable server is still not used for a path that it has answered with 404, as long as it does; see Status.Usable.
+// A usable server is still not used for a path that it has answered with 404, as long as it does; see Status.Usable. One that does not name
+// a method that is routed to a path is the last to be used for it; see Status.Lacks.
 //
-// Who does what: a Checker is one goroutine per server. It asks (round.go), judges the answers by rise and fall (machine.go), logs
-// changes, and writes the server's Status. Loops read the Status without a lock at every pick, and call Checker.Expedite when they
-// see a connection fail, so that the next check comes at once. A Group holds the servers of one pool together for the grace.
+// Who does what: a Checker is one goroutine per server. It asks (round.go, answer.go), judges the answers by rise and fall (machine.go),
+// keeps what the server says of itself (options.go), says what is wrong in words that help (fault.go), logs changes, and writes the
+// server's Status. Loops read the Status without a lock at every pick, and call Checker.Expedite when they see a connection fail, so
+// that the next check comes at once. A Group holds the servers of one pool together for the grace.
 package health

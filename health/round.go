@@ -2,13 +2,10 @@ package health
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
-	"syscall"
 	"time"
 
 	"icapgate/icap"
@@ -28,18 +25,18 @@ type report struct {
 
 // round asks the server one OPTIONS per path, over one connection if the server lets it.
 type round struct {
-	cfg  *CheckConfig
-	conn net.Conn // nil: the next question needs a new one
-	buf  []byte   // the answer
-	resp icap.Response
-	more bool // bytes follow the head of the answer
+	cfg    *CheckConfig
+	conn   net.Conn // nil: the next question needs a new one
+	answer answer
 
-	unreachable bool // the latest connect failed
+	options     []*icap.Options // what the answers say, by path asked for; nil: there was no 200
+	unreachable bool            // the latest connect failed
 }
 
 // run asks all questions and judges the answers. The connection is closed at the end: on some servers an open one holds a thread.
 func (r *round) run(ctx context.Context) report {
 	defer r.close()
+	r.options = make([]*icap.Options, len(r.cfg.asked()))
 	if len(r.cfg.Paths) == 0 {
 		return r.runAny(ctx)
 	}
@@ -52,7 +49,7 @@ func (r *round) run(ctx context.Context) report {
 			return r.failed(err)
 		case status == 200:
 			rep.outcome = good
-			r.learn()
+			r.learn(i)
 			continue
 		case status == 404:
 			rep.missing[i] = true
@@ -60,10 +57,10 @@ func (r *round) run(ctx context.Context) report {
 		case status == 503:
 			busy = true
 		default:
-			return report{outcome: bad, fault: describe(path, status)}
+			return report{outcome: bad, fault: describe("OPTIONS "+path, status)}
 		}
 		if rep.fault == "" {
-			rep.fault = describe(path, status)
+			rep.fault = describe("OPTIONS "+path, status)
 		}
 	}
 	switch {
@@ -83,7 +80,7 @@ func (r *round) runAny(ctx context.Context) report {
 		return r.failed(err)
 	}
 	if status == 200 {
-		r.learn()
+		r.learn(0)
 	}
 	return report{outcome: good}
 }
@@ -96,25 +93,10 @@ func (r *round) failed(err error) report {
 	return report{outcome: bad, fault: err.Error(), unreachable: r.unreachable}
 }
 
-// OwnFault says whether a connection failed because this machine lacks a descriptor or memory, which says nothing about the server.
-func OwnFault(err error) bool {
-	for _, lack := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
-		if errors.Is(err, lack) {
-			return true
-		}
-	}
-	return false
-}
-
-func describe(path string, status int) string {
-	return fmt.Sprintf("OPTIONS %s: %d %s", path, status, icap.StatusText(status))
-}
-
-// learn hands on what the latest answer, which is a 200, says of the server.
-func (r *round) learn() {
-	if r.cfg.OnOptions != nil {
-		r.cfg.OnOptions(icap.ParseOptions(&r.resp))
-	}
+// learn takes down what the latest answer, which is a 200, says of the server.
+func (r *round) learn(i int) {
+	o := icap.ParseOptions(&r.answer.Response)
+	r.options[i] = &o
 }
 
 // ask sends one OPTIONS and returns the status of the answer, which is in r.resp. Connect, handshake and answer together take no
@@ -130,9 +112,9 @@ func (r *round) ask(ctx context.Context, path string, last bool) (status int, er
 		status, err = r.askOnce(ctx, path, last)
 	}
 	if err != nil {
-		return 0, r.explain(path, err)
+		return 0, explain("OPTIONS "+path, r.cfg, r.conn != nil, r.cfg.Timeout, err)
 	}
-	if last || r.resp.Close || r.more {
+	if a := &r.answer; last || a.Close || status != 200 && (a.Encapsulated.HeadLen() > 0 || a.Encapsulated.HasBody()) || len(a.rest) > 0 {
 		r.close()
 	}
 	return status, nil
@@ -150,29 +132,40 @@ func (r *round) askOnce(ctx context.Context, path string, last bool) (status int
 	_, err = conn.Write(r.request(path, last))
 	switch {
 	case err == nil:
-		err = r.readHead(conn)
+		err = r.read(conn)
 	case !errors.Is(err, os.ErrDeadlineExceeded):
 		err = errSilentEnd
 	}
 	if !stop() && err == nil {
 		r.close() // answered in the last moment: the connection has lost its deadline
 	}
-	return r.resp.Status, err
+	return r.answer.Status, err
+}
+
+// read reads the answer. A 200 is one for OPTIONS only if nothing but an opt-body comes with it, which is read for its framing. Of other answers
+// the status says all.
+func (r *round) read(conn net.Conn) error {
+	r.answer = answer{}
+	if err := r.answer.readHead(conn); err != nil || r.answer.Status != 200 {
+		return err
+	}
+	switch body := r.answer.Encapsulated.Body(); {
+	case r.answer.Encapsulated.HeadLen() > 0:
+		return errors.New("the answer has HTTP heads, which is none to OPTIONS")
+	case body != icap.NoSection && body != icap.NullBody && body != icap.OptBody:
+		return fmt.Errorf("the answer has a %v, which is none to OPTIONS", body)
+	}
+	return r.answer.readMessage(conn)
 }
 
 // dial connects, TLS included. The caller owns the connection.
 func (r *round) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := r.cfg.Dial(ctx, "tcp", r.cfg.Address)
 	r.unreachable = err != nil
-	if err != nil || r.cfg.TLS == nil {
-		return conn, err
+	if err != nil {
+		return nil, err
 	}
-	tlsConn := tls.Client(conn, r.cfg.TLS)
-	if err := tlsConn.HandshakeContext(ctx); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("TLS handshake: %w", err)
-	}
-	return tlsConn, nil
+	return r.cfg.secure(ctx, conn)
 }
 
 // request returns one OPTIONS request. No Encapsulated: there is no body, and its presence breaks some servers. The last request of a
@@ -186,63 +179,9 @@ func (r *round) request(path string, last bool) []byte {
 		r.cfg.Authority, path, end)
 }
 
-// readHead reads and parses the head of the answer. The scanner bounds its size.
-func (r *round) readHead(conn net.Conn) error {
-	const step = 4 << 10
-	scanner := icap.HeadScanner{LenientLF: true, Response: true}
-	r.buf = r.buf[:0]
-	for {
-		if cap(r.buf)-len(r.buf) < step {
-			r.buf = append(make([]byte, 0, 2*cap(r.buf)+step), r.buf...)
-		}
-		n, err := conn.Read(r.buf[len(r.buf):cap(r.buf)])
-		r.buf = r.buf[:len(r.buf)+n]
-		start, end, scanErr := scanner.Scan(r.buf)
-		switch {
-		case scanErr == nil:
-			if err := r.resp.Parse(r.buf[start:end]); err != nil {
-				return err
-			}
-			e := &r.resp.Encapsulated
-			r.more = e.HeadLen() > 0 || e.HasBody() || end < len(r.buf)
-			return nil
-		case scanErr != icap.ErrIncomplete:
-			return scanErr
-		case len(r.buf) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
-			return errSilentEnd
-		case err != nil:
-			return err
-		}
-	}
-}
-
 func (r *round) close() {
 	if r.conn != nil {
 		r.conn.Close()
 		r.conn = nil
 	}
-}
-
-// errSilentEnd: the server has ended the connection before the first byte of an answer.
-var errSilentEnd = errors.New("the server closed the connection without an answer")
-
-// explain says in words for an operator what went wrong.
-func (r *round) explain(path string, err error) error {
-	var timeout net.Error
-	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
-		errors.As(err, &timeout) && timeout.Timeout():
-		switch {
-		case r.conn == nil && r.cfg.TLS != nil:
-			return fmt.Errorf("no TLS connection within %v", r.cfg.Timeout)
-		case r.conn == nil:
-			return fmt.Errorf("no connection within %v", r.cfg.Timeout)
-		}
-		return fmt.Errorf("OPTIONS %s: no answer within %v", path, r.cfg.Timeout)
-	case r.conn == nil:
-		return err // of the connect, which names the address
-	case errors.Is(err, io.EOF):
-		return fmt.Errorf("OPTIONS %s: the server closed the connection in the middle of its answer", path)
-	}
-	return fmt.Errorf("OPTIONS %s: %w", path, err)
 }

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"icapgate/icap"
 )
 
 // runRound makes one round of questions.
@@ -127,8 +125,8 @@ func TestRoundConnections(t *testing.T) {
 	}{
 		{"kept", ok200, 1},
 		{"said close", withField("Connection: close"), 2},
-		{"a body follows", withField("Encapsulated: opt-body=0") + "3\r\nabc\r\n0\r\n\r\n", 2},
-		{"a head follows", withField("Encapsulated: res-hdr=0, null-body=9") + "HTTP/1.1 ", 2},
+		{"an opt-body follows", withField("Encapsulated: opt-body=0") + "3\r\nabc\r\n0\r\n\r\n", 1},
+		{"and more", withField("Encapsulated: opt-body=0") + "3\r\nabc\r\n0\r\n\r\nx", 2},
 		{"unasked bytes follow", ok200 + "ICAP/1.0 408", 2},
 	}
 	for _, tt := range tests {
@@ -188,6 +186,15 @@ func TestRoundFaults(t *testing.T) {
 		{"endless line", "ICAP/1.0 200 " + strings.Repeat("x", 20<<10), "16 KiB"},
 		{"endless head", "ICAP/1.0 200 OK\r\n" + strings.Repeat("X-A: "+strings.Repeat("y", 1000)+"\r\n", 100), "64 KiB"},
 		{"too many fields", "ICAP/1.0 200 OK\r\n" + strings.Repeat("A: b\r\n", 300), "200 fields"},
+		{"an HTTP head", "ICAP/1.0 200 OK\r\nEncapsulated: res-hdr=0, null-body=19\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "OPTIONS /a: the answer has HTTP heads"},
+		{"a body", "ICAP/1.0 200 OK\r\nEncapsulated: res-body=0\r\n\r\n0\r\n\r\n", "OPTIONS /a: the answer has a res-body"},
+		{"a request's body", "ICAP/1.0 200 OK\r\nEncapsulated: req-body=0\r\n\r\n0\r\n\r\n", "OPTIONS /a: the answer has a req-body"},
+		{"a broken opt-body", "ICAP/1.0 200 OK\r\nEncapsulated: opt-body=0\r\n\r\nxyz", "chunk"},
+		{"half an opt-body", "ICAP/1.0 200 OK\r\nEncapsulated: opt-body=0\r\n\r\n3\r\nab" + hang, "OPTIONS /a: no answer within 2s"},
+		{"an opt-body cut short", "ICAP/1.0 200 OK\r\nEncapsulated: opt-body=0\r\n\r\n3\r\nab" + drop, "in the middle of its answer"},
+		{"a huge opt-body", "ICAP/1.0 200 OK\r\nEncapsulated: opt-body=0\r\n\r\n" + strings.Repeat("10000\r\n"+strings.Repeat("x", 64<<10)+"\r\n", 17), "1 MiB"},
+		{"a list that is none", "ICAP/1.0 200 OK\r\nEncapsulated: opt-body\r\n\r\n", "Encapsulated without offset"},
+		{"HTTP", "HTTP/1.1 200 OK\r\n\r\n", "status line is not ICAP"},
 		{"two Encapsulated", "ICAP/1.0 200 OK\r\nEncapsulated: null-body=0\r\nEncapsulated: null-body=0\r\n\r\n", "two Encapsulated"},
 	}
 	for _, tt := range tests {
@@ -239,23 +246,6 @@ func TestRoundTrickle(t *testing.T) {
 	})
 }
 
-func TestRoundLearns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var learnt []int
-		f := &fakeServer{answer: byPath(map[string]string{
-			"/a": ok200, "/c": strings.Replace(ok200, "16", "8", 1), "/": ok200,
-		})}
-		cfg := f.config("/a", "/b", "/c")
-		cfg.OnOptions = func(o icap.Options) { learnt = append(learnt, o.MaxConnections) }
-		runRound(f, cfg)
-		cfg.Paths = nil
-		runRound(f, cfg)
-		if want := []int{16, 8, 16}; !reflect.DeepEqual(learnt, want) {
-			t.Errorf("Max-Connections learnt %v, want %v: one per 200", learnt, want)
-		}
-	})
-}
-
 // No status of a server can make up a report without a fault, or one with a verdict on paths that were not asked.
 func TestRoundEveryStatus(t *testing.T) {
 	for status := 100; status <= 599; status++ {
@@ -286,7 +276,7 @@ func TestRoundTLS(t *testing.T) {
 	}{
 		{name: "name from the authority", certFor: "dlp.example"},
 		{name: "name configured", certFor: "other.example", serverName: "other.example"},
-		{name: "wrong name", certFor: "other.example", want: "TLS handshake: tls: failed to verify certificate"},
+		{name: "wrong name", certFor: "other.example", want: "the server's certificate is for other.example, not for dlp.example: set tls.server_name"},
 		{name: "plain server", certFor: "dlp.example", plain: true, want: "no TLS connection within 2s"},
 	}
 	for _, tt := range tests {

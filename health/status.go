@@ -43,9 +43,12 @@ func ParseAdminState(word string) (AdminState, error) {
 // Checker: a reload that changes how a server is checked keeps what is known of it. The zero value is a server of which nothing
 // is known, in admin state ready.
 type Status struct {
-	word    atomic.Uint32          // State, AdminState and grace together, so that they are read as of one moment
-	missing atomic.Pointer[[]bool] // by path: answered with 404; nil: none. The slice is never changed
-	since   atomic.Int64           // when State was entered, Unix nanoseconds; 0: never
+	word    atomic.Uint32               // State, AdminState and grace together, so that they are read as of one moment
+	missing atomic.Pointer[[]bool]      // by path: answered with 404; nil: none. The slice is never changed
+	options atomic.Pointer[[]*Options]  // by path: what it has last said; nil: nothing. The slice is never changed
+	lacking atomic.Pointer[[]methodSet] // by path: methods that are routed there and that it does not do; nil: none. The slice is never changed
+	istags  atomic.Uint64               // changes of the ISTag
+	since   atomic.Int64                // when State was entered, Unix nanoseconds; 0: never
 	latest  atomic.Pointer[verdict]
 	notify  atomic.Pointer[func(usable, cold bool)]
 }

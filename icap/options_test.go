@@ -10,7 +10,7 @@ func TestParseOptions(t *testing.T) {
 	}{
 		{"nothing", "", silent},
 		{"symantec", "ISTag: \"Vontu12.0\"¶Methods: REQMOD¶Options-TTL: 3600¶Preview: 4096¶Transfer-Preview: *¶Allow: 204¶Max-Connections: 16¶",
-			Options{Methods: [NumMethods]bool{MethodReqmod: true}, MaxConnections: 16, Preview: 4096, TTL: 3600, ISTag: `"Vontu12.0"`, Allow: Allow204}},
+			Options{Methods: [NumMethods]bool{MethodReqmod: true}, MaxConnections: 16, Preview: 4096, TTL: 3600, ISTag: `"Vontu12.0"`, Allow: Allow204, TransferPreview: "*"}},
 		{"c-icap", "Methods: RESPMOD, REQMOD¶Allow: 204, 206, trailers¶Preview: 0¶ISTag:x¶",
 			Options{Methods: [NumMethods]bool{MethodReqmod: true, MethodRespmod: true}, ISTag: "x", Allow: Allow204 | Allow206 | AllowTrailers}},
 		{"methods-spellings", "methods: reqmod OPTIONS,,¶Methods:\trespmod FOO¶", Options{Preview: -1, Methods: [NumMethods]bool{MethodOptions: true, MethodReqmod: true, MethodRespmod: true}}},
@@ -20,6 +20,9 @@ func TestParseOptions(t *testing.T) {
 		{"R36 fractions", "Preview: 1.5¶Max-Connections: 1e3¶Options-TTL: 60, 70¶", silent},
 		{"R36 overflow", "Preview: 2147483648¶Max-Connections: 99999999999999999999¶Options-TTL: 18446744073709551617¶", silent},
 		{"R36 empty", "Preview:¶Max-Connections: ¶Options-TTL:¶Methods:¶Allow:¶ISTag:¶", silent},
+		{"texts", "service: Scan  v1¶Service-ID: scan¶Transfer-Preview: *¶Transfer-Ignore: jpg, gif¶Transfer-Ignore: png¶Transfer-Complete: asp¶\tbat¶X-INCLUDE: X-Client-IP¶Opt-body-type: Attribute-List¶",
+			Options{Preview: -1, Service: "Scan v1", ServiceID: "scan", TransferPreview: "*", TransferIgnore: "jpg, gif, png", TransferComplete: "asp bat",
+				Include: "X-Client-IP", OptBodyType: "Attribute-List"}},
 		{"last-that-makes-sense", "Max-Connections: 5¶Max-Connections: x¶", Options{Preview: -1, MaxConnections: 5}},
 	} {
 		var r Response
@@ -29,6 +32,31 @@ func TestParseOptions(t *testing.T) {
 		}
 		if got := ParseOptions(&r); got != test.want {
 			t.Errorf("%s:\n got %+v\nwant %+v", test.name, got, test.want)
+		}
+	}
+}
+
+func TestOptionsLacks(t *testing.T) {
+	for _, test := range []struct {
+		methods string
+		want    [NumMethods]bool
+	}{
+		{"", [NumMethods]bool{}},
+		{"Methods: all¶", [NumMethods]bool{}},
+		{"Methods: OPTIONS¶", [NumMethods]bool{}},
+		{"Methods: REQMOD¶", [NumMethods]bool{MethodRespmod: true}},
+		{"Methods: OPTIONS, respmod¶", [NumMethods]bool{MethodReqmod: true}},
+		{"Methods: RESPMOD, REQMOD¶", [NumMethods]bool{}},
+	} {
+		var r Response
+		if err := r.Parse([]byte(toWire.Replace("ICAP/1.0 200 OK¶" + test.methods + "¶"))); err != nil {
+			t.Fatal(err)
+		}
+		o := ParseOptions(&r)
+		for m := range Method(NumMethods) {
+			if got := o.Lacks(m); got != test.want[m] {
+				t.Errorf("%q lacks %v: %v, want %v", test.methods, m, got, test.want[m])
+			}
 		}
 	}
 }

@@ -145,5 +145,11 @@ func (s *Server) HasSlot() bool {
 	return limit == 0 || int(s.conns.Load()) < limit
 }
 
+// OverCap says whether there are more connections than the cap allows, because it has become smaller.
+func (s *Server) OverCap() bool {
+	limit := s.Cap()
+	return limit > 0 && int(s.conns.Load()) > limit
+}
+
 // Full says whether the server is to be skipped now because it said that it is full.
 func (s *Server) Full(now int64) bool { return now < s.fullUntil.Load() }

@@ -203,6 +203,9 @@ func remark(s admin.ServerStatus) string {
 	if len(s.MissingPaths) > 0 {
 		remarks = append(remarks, "does not know "+strings.Join(s.MissingPaths, ", "))
 	}
+	if len(s.MissingMethods) > 0 {
+		remarks = append(remarks, "does not do "+strings.Join(s.MissingMethods, ", "))
+	}
 	if remarks == nil {
 		return "-"
 	}

@@ -56,6 +56,23 @@ type ServerStatus struct {
 	CheckSeconds float64   `json:"check_seconds"`           // how long the latest check took
 	LastError    string    `json:"last_error"`              // of the latest check, "": none
 	MissingPaths []string  `json:"missing_paths,omitempty"` // paths that the server does not know: not used for these
+
+	MissingMethods []string        `json:"missing_methods,omitempty"` // such as "RESPMOD /scan": routed there, and the server does not name it: not used for these while another server does them
+	Options        []OptionsStatus `json:"options,omitempty"`         // what the server has last said of itself, for each path that it was asked for
+	ISTagChanges   uint64          `json:"istag_changes"`             // how often it has come with another ISTag
+}
+
+// OptionsStatus is a server's answer to OPTIONS.
+type OptionsStatus struct {
+	Path           string    `json:"path"`
+	Methods        []string  `json:"methods,omitempty"`
+	ISTag          string    `json:"istag,omitempty"` // without quotes
+	ISTagChanged   time.Time `json:"istag_changed,omitzero"`
+	Preview        *int      `json:"preview,omitempty"`     // bytes
+	TTL            int       `json:"options_ttl,omitempty"` // seconds
+	MaxConnections int       `json:"max_connections,omitempty"`
+	Service        string    `json:"service,omitempty"`
+	Seen           time.Time `json:"seen"` // when it was last said
 }
 
 // SlowStart says whether the server has not come to its full weight yet.
