@@ -31,6 +31,28 @@ type accessLine struct {
 	End      string `json:"end"`
 }
 
+// readAccessLog reads those lines of an access log that are to be kept, by the id in the path.
+func readAccessLog(path string, keep func(*accessLine) bool) (map[string][]accessLine, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	lines := map[string][]accessLine{}
+	for d := json.NewDecoder(bufio.NewReader(f)); ; {
+		var line accessLine
+		if err := d.Decode(&line); err == io.EOF {
+			return lines, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("access log: %w", err)
+		}
+		if keep(&line) {
+			_, id, _ := strings.Cut(line.Path, "?id=")
+			lines[id] = append(lines[id], line)
+		}
+	}
+}
+
 // seen is a record and the server that made it.
 type seen struct {
 	*server
@@ -100,21 +122,9 @@ func (s *soaking) account(m metrics) error {
 }
 
 // read reads the access log and the records of the servers.
-func (a *accounts) read() error {
-	f, err := os.Open(a.s.log)
-	if err != nil {
+func (a *accounts) read() (err error) {
+	if a.lines, err = readAccessLog(a.s.log, func(*accessLine) bool { return true }); err != nil {
 		return err
-	}
-	defer f.Close()
-	for d := json.NewDecoder(bufio.NewReader(f)); ; {
-		var line accessLine
-		if err := d.Decode(&line); err == io.EOF {
-			break
-		} else if err != nil {
-			return fmt.Errorf("access log: %w", err)
-		}
-		_, id, _ := strings.Cut(line.Path, "?id=")
-		a.lines[id] = append(a.lines[id], line)
 	}
 	for _, server := range a.s.list {
 		list, err := server.records()

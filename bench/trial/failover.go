@@ -6,9 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -153,19 +150,12 @@ func (o *failoverOptions) unplugCase(ctx context.Context, r *rig) (*failoverCase
 	return c, nil
 }
 
-// cicap is a c-icap daemon with the service "echo".
-type cicap struct {
-	name, address string
-	rig           *rig
-	process       *process.Process
-}
-
 func (o *failoverOptions) cicapCase(ctx context.Context, r *rig) (*failoverCase, error) {
 	addresses, err := process.FreeAddresses(2)
 	if err != nil {
 		return nil, err
 	}
-	first, second := &cicap{name: "cicap0", address: addresses[0], rig: r}, &cicap{name: "cicap1", address: addresses[1], rig: r}
+	first, second := r.newCICAP("cicap0", addresses[0]), r.newCICAP("cicap1", addresses[1])
 	c := &failoverCase{
 		config: gatewayConfig{Addresses: addresses}, victim: first.address, path: "/echo", away: o.away, whatIsDone: "SIGKILL of a c-icap, and a new one",
 		fault: func(context.Context) error { return first.kill() },
@@ -179,75 +169,6 @@ func (o *failoverOptions) cicapCase(ctx context.Context, r *rig) (*failoverCase,
 		}
 	}
 	return c, nil
-}
-
-// start starts a c-icap with the values of Debian's /etc/c-icap/c-icap.conf that matter to connections.
-func (s *cicap) start(ctx context.Context) error {
-	path, err := exec.LookPath("c-icap")
-	if err != nil {
-		return fmt.Errorf("c-icap is not installed (Debian package c-icap): %w", err)
-	}
-	modules, _ := filepath.Glob("/usr/lib/*/c_icap/srv_echo.so")
-	if len(modules) == 0 {
-		return errors.New("c-icap has no srv_echo.so in /usr/lib/*/c_icap")
-	}
-	dir := filepath.Join(s.rig.dir, s.name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	conf := strings.NewReplacer("DIR", dir, "ADDRESS", s.address, "MODULES", filepath.Dir(modules[0])).Replace(`PidFile DIR/c-icap.pid
-CommandsSocket DIR/c-icap.ctl
-Timeout 300
-MaxKeepAliveRequests 100
-KeepAliveTimeout 600
-StartServers 3
-MaxServers 10
-MinSpareThreads 10
-MaxSpareThreads 20
-ThreadsPerChild 10
-MaxRequestsPerChild 0
-Port ADDRESS
-ServerName trial
-TmpDir DIR
-DebugLevel 1
-Pipelining on
-ModulesDir MODULES
-ServicesDir MODULES
-TemplateDir /usr/share/c_icap/templates/
-TemplateDefaultLanguage en
-LoadMagicFile /etc/c-icap/c-icap.magic
-ServerLog DIR/server.log
-AccessLog DIR/access.log
-Service echo srv_echo.so
-`)
-	file := filepath.Join(dir, "c-icap.conf")
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-		return err
-	}
-	if s.process, err = process.Start(dir, s.name, path, "-N", "-D", "-f", file); err != nil {
-		return err
-	}
-	return s.process.Await(ctx, s.address)
-}
-
-// kill ends it as a crash does. The shared memory that it has no time to remove goes, too.
-func (s *cicap) kill() error {
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", s.process.PID()))
-	s.process.Kill()
-	s.process = nil
-	for line := range strings.Lines(string(maps)) {
-		if at := strings.Index(line, "/dev/shm/c-icap"); at >= 0 {
-			_ = os.Remove(strings.TrimSpace(line[at:]))
-		}
-	}
-	return err
-}
-
-func (s *cicap) stop() {
-	if s.process != nil {
-		s.process.Stop()
-		s.process = nil
-	}
 }
 
 // try does to a server what the case says, and undoes it, under load.

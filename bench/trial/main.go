@@ -35,6 +35,7 @@ var trials = []*trial{
 	balance,
 	cost,
 	share,
+	restarts,
 	blackhole,
 	generators,
 	rates,
