@@ -1,0 +1,80 @@
+package spill
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Store is a folder for files, and what they may take together.
+type Store struct {
+	create  func() (*os.File, error) // a new file; static, tests have their own
+	max     atomic.Int64             // bytes of all files
+	used    atomic.Int64             // bytes that files have taken of it
+	working sync.WaitGroup
+
+	mu    sync.Mutex
+	files map[*File]struct{} // that are open: guarded by mu
+}
+
+// Open returns the store in a folder, which it makes if it is missing. It fails if no file can be written there.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the folder for requests that are kept for replay: %w", err)
+	}
+	s := &Store{create: func() (*os.File, error) { return create(dir) }, files: make(map[*File]struct{})}
+	f, err := s.create()
+	if err != nil {
+		return nil, fmt.Errorf("cannot keep requests for replay: %w", err)
+	}
+	return s, f.Close()
+}
+
+// SetMax sets how many bytes all files together may have.
+func (s *Store) SetMax(n int64) { s.max.Store(n) }
+
+// Used is how many bytes all files together have, in whole blocks.
+func (s *Store) Used() int64 { return s.used.Load() }
+
+// Close ends all files, whose owners are gone, and returns when their goroutines have ended.
+func (s *Store) Close() {
+	s.mu.Lock()
+	for f := range s.files {
+		f.end()
+	}
+	s.mu.Unlock()
+	s.working.Wait()
+}
+
+// take takes n bytes of the store's limit.
+func (s *Store) take(n int64) bool {
+	if s.used.Add(n) > s.max.Load() {
+		s.used.Add(-n)
+		return false
+	}
+	return true
+}
+
+// create opens a new file without a name.
+func create(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		return os.NewFile(uintptr(fd), dir+"/(unnamed)"), nil
+	}
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EINVAL) {
+		return nil, &os.PathError{Op: "create a file in", Path: dir, Err: err}
+	}
+	f, err := os.CreateTemp(dir, "replay-") // a file system that knows none without a name
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
