@@ -61,6 +61,7 @@ type Service struct {
 	Methods      []string `yaml:"methods"`  // empty: all
 	Pool         string   `yaml:"pool"`
 	PreserveHost bool     `yaml:"preserve_host"`
+	Duplicates   string   `yaml:"duplicates"` // avoid | accept: may a request be sent again once a server may have seen it whole?
 }
 
 // Pool is a named group of servers with one policy.
@@ -121,9 +122,11 @@ type Queue struct {
 
 // Retry says how often a transaction is tried on another server.
 type Retry struct {
-	Attempts     int     `yaml:"attempts"`      // attempts after the first
-	ReplayBuffer Size    `yaml:"replay_buffer"` // bytes of a request that are held to be sent again
-	Budget       float64 `yaml:"budget"`        // retries per first attempt
+	Attempts     int      `yaml:"attempts"`      // attempts after the first
+	ReplayBuffer Size     `yaml:"replay_buffer"` // bytes of a request that are held to be sent again
+	Budget       float64  `yaml:"budget"`        // retries per first attempt
+	On           []string `yaml:"on"`            // connect, reset, timeout, 5xx or a status such as 503: after what
+	Spill        Size     `yaml:"spill"`         // bytes of a request that are kept in a file beyond ReplayBuffer; 0: none
 }
 
 // Health describes the active checks of the servers: OPTIONS requests.
@@ -139,6 +142,7 @@ type Health struct {
 type Limits struct {
 	MaxConnections int  `yaml:"max_connections"` // of clients, on all listeners; 0: what the limit of open files allows
 	MaxMemory      Size `yaml:"max_memory"`      // resident memory; 0: what the cgroup, RLIMIT_AS or GOMEMLIMIT allow
+	MaxSpill       Size `yaml:"max_spill"`       // bytes that all requests together have in files; beyond them a request can't be replayed
 }
 
 // Log is the program's own log, on stderr.

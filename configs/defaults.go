@@ -19,6 +19,7 @@ const DefaultPoolName = "default"
 // Default returns a configuration with every default and no listener, service or pool.
 func Default() Config {
 	return Config{
+		Limits:       Limits{MaxSpill: 1 << 30},
 		DrainTimeout: seconds(30),
 		Log:          Log{Level: "info", Format: "json"},
 		AccessLog:    AccessLog{Output: "stdout"},
@@ -48,11 +49,14 @@ func DefaultPool() Pool {
 		Idle:            Idle{Timeout: seconds(30)},
 		Timeouts:        PoolTimeouts{Connect: seconds(2), Send: seconds(60), Response: seconds(60)},
 		Queue:           Queue{Max: 1024, Timeout: seconds(5)},
-		Retry:           Retry{Attempts: 2, ReplayBuffer: 64 << 10, Budget: 0.2},
+		Retry:           Retry{Attempts: 2, ReplayBuffer: 64 << 10, Budget: 0.2, On: []string{"connect", "reset", "503"}},
 		MaxChunk:        1 << 20,
 		Health:          Health{Interval: seconds(5), Timeout: seconds(2), Rise: 2, Fall: 3},
 	}
 }
+
+// DefaultService returns a service for everything that lacks only its pool.
+func DefaultService() Service { return Service{Path: "*", Duplicates: "accept"} }
 
 // DefaultServer returns a server that lacks only its address.
 func DefaultServer() Server { return Server{Weight: 1} }
@@ -63,7 +67,7 @@ func seconds(n int) Duration { return Duration(time.Duration(n) * time.Second) }
 func (c *Config) setDefaults()      { *c = Default() }
 func (l *Listener) setDefaults()    { *l = DefaultListener() }
 func (t *ListenerTLS) setDefaults() { t.MinVersion = "1.2" }
-func (s *Service) setDefaults()     { s.Path = "*" }
+func (s *Service) setDefaults()     { *s = DefaultService() }
 func (p *Pool) setDefaults()        { *p = DefaultPool() }
 func (s *Server) setDefaults()      { *s = DefaultServer() }
 
@@ -148,7 +152,7 @@ func (c *Config) completeServices() {
 		return
 	}
 	if len(c.Services) == 0 {
-		c.Services = []Service{{Path: "*"}}
+		c.Services = []Service{DefaultService()}
 	}
 	for i := range c.Services {
 		if c.Services[i].Pool == "" {

@@ -43,6 +43,13 @@ func (l *linter) listener(key string, in *Listener) {
 // service warns of a route that an earlier one leaves nothing for.
 func (l *linter) service(i int) {
 	later := &l.c.Services[i]
+	if later.Duplicates == "avoid" {
+		for j := range l.c.Pools {
+			if p := &l.c.Pools[j]; p.Name == later.Pool && slices.Contains(p.Retry.On, "timeout") {
+				l.add(fmt.Sprintf("services[%d].duplicates", i), "avoid: timeout in pools[%d].retry.on has no effect here, as a server that is late has the request", j)
+			}
+		}
+	}
 	for j := range l.c.Services[:i] {
 		if covers(&l.c.Services[j], later) {
 			l.add(fmt.Sprintf("services[%d]", i), "is never used: services[%d] matches all of it and comes first", j)
@@ -81,6 +88,15 @@ func (l *linter) pool(key string, p *Pool) {
 	}
 	if p.TierThreshold > 0 && !slices.ContainsFunc(p.Servers, func(s Server) bool { return s.Tier != p.Servers[0].Tier }) {
 		l.add(key+".tier_threshold", "%v is not used: all servers are of one tier", p.TierThreshold)
+	}
+	if i := slices.Index(p.Retry.On, "timeout"); i >= 0 {
+		l.add(fmt.Sprintf("%s.retry.on[%d]", key, i), "timeout: the server that is late may have written its incident already, and another one will write it again")
+	}
+	if p.Retry.Spill > 0 && p.Retry.Spill <= p.Retry.ReplayBuffer {
+		l.add(key+".retry.spill", "%v is not more than replay_buffer (%v), up to which requests are held in memory", p.Retry.Spill, p.Retry.ReplayBuffer)
+	}
+	if p.Retry.Spill > l.c.Limits.MaxSpill {
+		l.add(key+".retry.spill", "%v is never reached: limits.max_spill is %v for all requests together", p.Retry.Spill, l.c.Limits.MaxSpill)
 	}
 	if p.PanicThreshold > 0.5 {
 		l.add(key+".panic_threshold", "%v: requests go to servers that are down as soon as more than %.0f %% of all are down", p.PanicThreshold, 100*(1-p.PanicThreshold))

@@ -121,7 +121,7 @@ func TestMinimal(t *testing.T) {
 	if diff := cmp.Diff(want, c.Pools[0]); diff != "" {
 		t.Errorf("pool -want +got:\n%s", diff)
 	}
-	if diff := cmp.Diff([]Service{{Path: "*", Pool: "default"}}, c.Services); diff != "" {
+	if diff := cmp.Diff([]Service{{Path: "*", Pool: "default", Duplicates: "accept"}}, c.Services); diff != "" {
 		t.Errorf("services -want +got:\n%s", diff)
 	}
 }

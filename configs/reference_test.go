@@ -40,10 +40,10 @@ func TestReferenceHasTheDefaults(t *testing.T) {
 	listenerTLS.Certificates = []Certificate{{CertFile: "stunnel.pem", KeyFile: "stunnel.pem"}}
 	same("listener's tls", &listenerTLS, c.Listeners[0].TLS)
 
-	same("services", []Service{
-		{Path: "/reqmod", Listener: "icaps", Methods: []string{"REQMOD"}, Pool: "dlp"},
-		{Path: "*", Pool: "scanners"},
-	}, c.Services)
+	reqmod, others := DefaultService(), DefaultService()
+	reqmod.Path, reqmod.Listener, reqmod.Methods, reqmod.Pool = "/reqmod", "icaps", []string{"REQMOD"}, "dlp"
+	others.Pool = "scanners"
+	same("services", []Service{reqmod, others}, c.Services)
 
 	for _, p := range c.Pools {
 		want := DefaultPool()

@@ -15,6 +15,8 @@ var (
 	tlsMinimum = []string{"1.2", "1.3"}
 	logLevels  = []string{"debug", "info", "warn", "error"}
 	logFormats = []string{"json", "text"}
+	duplicates = []string{"avoid", "accept"}
+	causes     = []string{"connect", "reset", "timeout", "5xx"} // of retry.on, beside single statuses
 )
 
 // Limits of what is believable; beyond them a value is rather a slip.
@@ -36,6 +38,7 @@ const (
 	maxBudget      = 10
 	maxRiseFall    = 100
 	maxReplay      = Size(64 << 20)
+	maxSpill       = Size(1 << 40)
 	minMemory      = Size(64 << 20)
 	maxMemory      = Size(1 << 50)
 	minChunk       = Size(1 << 10)
@@ -150,6 +153,15 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 	if b := p.Retry.Budget; !(b >= 0 && b <= maxBudget) { // NaN fails too
 		v.add(key+".retry.budget", "%v is out of range, allowed: 0 to %d retries per request", b, maxBudget)
 	}
+	for i, cause := range p.Retry.On {
+		if !slices.Contains(causes, cause) && !serverFault.MatchString(cause) {
+			v.add(fmt.Sprintf("%s.retry.on[%d]", key, i), "%s is unknown, allowed: %s, or a status from 500 to 599", quote(cause), strings.Join(causes, ", "))
+		}
+	}
+	v.size(key+".retry.spill", p.Retry.Spill, 0, maxSpill)
+	if p.Retry.Spill > 0 && v.c.StateDir == "" {
+		v.add(key+".retry.spill", "needs state_dir, the folder for its files, and neither that nor $STATE_DIRECTORY or $HOME is set")
+	}
 	v.size(key+".max_chunk", p.MaxChunk, minChunk, maxChunk)
 
 	v.duration(key+".health.interval", p.Health.Interval, minInterval, maxInterval)
@@ -190,6 +202,7 @@ func (v *validator) service(key string, s *Service) {
 	for i, m := range s.Methods {
 		v.oneOf(fmt.Sprintf("%s.methods[%d]", key, i), "method", m, methods)
 	}
+	v.oneOf(key+".duplicates", "policy", s.Duplicates, duplicates)
 	var listeners, pools []string
 	for i := range v.c.Listeners {
 		listeners = append(listeners, v.c.Listeners[i].Name)
@@ -209,6 +222,9 @@ func (v *validator) service(key string, s *Service) {
 	}
 }
 
+// serverFault are the statuses by which a server says that the fault is its own.
+var serverFault = regexp.MustCompile("^5[0-9][0-9]$")
+
 // fieldName are the names of header fields (RFC 9110 5.6.2).
 var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~A-Za-z0-9]{1,64}$")
 
@@ -222,6 +238,7 @@ func (v *validator) rest() {
 	if c.Limits.MaxMemory != 0 {
 		v.size("limits.max_memory", c.Limits.MaxMemory, minMemory, maxMemory)
 	}
+	v.size("limits.max_spill", c.Limits.MaxSpill, 0, maxSpill)
 	v.duration("drain_timeout", c.DrainTimeout, 0, maxTimeout)
 	v.oneOf("log.level", "level", c.Log.Level, logLevels)
 	v.oneOf("log.format", "format", c.Log.Format, logFormats)

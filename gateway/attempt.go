@@ -19,6 +19,7 @@ type attempt struct {
 	tried      bitset       // places in the pool of the servers that have failed for this request
 	freshOnly  bool         // a reused connection has failed: open a new one
 	crashed    bool         // a fresh connection ended without an answer once
+	mayHaveAll bool         // the server of the latest attempt may have got the whole request
 	again      bool         // the next attempt is another one, because of cause
 	cause      failure
 
@@ -53,7 +54,7 @@ func (a *attempt) init(t *transaction) {
 func (a *attempt) reset() {
 	a.srv, a.lineSent, a.serverContinued = nil, false, false
 	a.lastServer = nil
-	a.attempts, a.tried, a.freshOnly, a.crashed, a.again = 0, bitset{}, false, false, false
+	a.attempts, a.tried, a.freshOnly, a.crashed, a.mayHaveAll, a.again = 0, bitset{}, false, false, false, false
 	a.connectTime, a.queueTime, a.firstByte = 0, 0, 0
 }
 
@@ -107,7 +108,7 @@ func (t *transaction) start(i int) bool {
 			c.shut(reasonNotReusable)
 			continue
 		}
-		if c.isStale() {
+		if c.isStale(t.route.onlyOnce) {
 			c.shut(reasonUnexpected)
 			continue
 		}
@@ -132,9 +133,10 @@ func (t *transaction) start(i int) bool {
 // closed it in this very moment.
 const lookAfter = int64(time.Second)
 
-// isStale says whether an idle connection that has not been used for a while has something to say, or has come to its end.
-func (c *serverConn) isStale() bool {
-	if c.loop.now-c.use.LastUse <= lookAfter {
+// isStale says whether an idle connection has something to say, or has come to its end. It looks when that has not been used for a while, or always
+// if there will be no second attempt should it prove to be ended.
+func (c *serverConn) isStale(always bool) bool {
+	if !always && c.loop.now-c.use.LastUse <= lookAfter {
 		return false
 	}
 	bytes, ended := c.peek()
@@ -153,6 +155,7 @@ func (t *transaction) dial(i int) {
 func (t *transaction) join(c *serverConn) {
 	t.srv, c.tx, t.lastServer = c, t, c.server
 	t.sent, t.lineSent, t.serverContinued, t.asked = t.payload, false, false, false
+	t.spilling.begin()
 	t.attempts++
 	if t.again {
 		t.again = false
@@ -175,7 +178,7 @@ func (t *transaction) onConnected() {
 
 // streaming says whether bytes of the body can go straight to the server.
 func (t *transaction) streaming() bool {
-	return t.srv != nil && t.srv.state == serverBusy && (t.preview < 0 || t.serverContinued)
+	return t.srv != nil && t.srv.state == serverBusy && (t.preview < 0 || t.serverContinued) && t.caughtUp()
 }
 
 // pump gives the server what is held and has not been sent to it.
@@ -194,6 +197,7 @@ func (t *transaction) pump() {
 			c.send(t.held.B[t.sent:end])
 			t.sent = end
 		}
+		t.resend()
 	}
 	c.endRound()
 }
@@ -247,12 +251,14 @@ const (
 	failAnswer                    // a broken or illegal answer, or one that ended in its head
 	failTimeout                   // a timeout while sending or waiting: the server may be at work on it
 	failOverloaded                // this side had no descriptor to connect with: no fault of any server
+	failStatus                    // a status of retry.on other than 503: the server can't do it now
+	failSpill                     // the request can't be read back from its file: no fault of any server either
 )
 
 // onFailure decides what becomes of the request after a failed attempt. Its connection is already gone; reused and begun say
 // whether that had served before and whether bytes of an answer came.
 func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bool) {
-	if f != failOverloaded {
+	if f != failOverloaded && f != failSpill {
 		server.Expedite()
 	}
 	switch {
@@ -266,7 +272,7 @@ func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bo
 		t.s.gone(reasonTruncated)
 	case t.retryable(f, reused, begun):
 		t.retry(f, server)
-	case f == failOverloaded:
+	case f == failOverloaded || f == failSpill:
 		t.reply(503, rejectOverloaded, 1)
 	case f == failConnect:
 		t.reply(503, rejectNoServer, 1)
@@ -275,14 +281,22 @@ func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bo
 	}
 }
 
-// onFull handles a 503, whose head only has been read; false: there is nothing better than to relay it.
-func (t *transaction) onFull() bool {
-	c := t.srv
-	if !t.retryable(failFull, c.reused, true) {
+// onServerFault handles an answer by which a server says that the fault is its own, of which the head only has been read; false: there is nothing
+// better than to relay it.
+func (t *transaction) onServerFault(status int) bool {
+	c, f := t.srv, failStatus
+	if isFull(status) {
+		f = failFull
+	}
+	if !t.pool.table.retryOn.status(status) {
+		return false
+	}
+	t.mayHaveAll = t.route.onlyOnce && c.mayHaveAll()
+	if !t.retryable(f, c.reused, true) {
 		return false
 	}
 	c.shut(reasonNotReusable)
-	t.retry(failFull, c.server)
+	t.retry(f, c.server)
 	return true
 }
 
@@ -295,37 +309,51 @@ func (t *transaction) retry(f failure, server *pool.Server) {
 	t.s.loop.runLater(&t.s.conn) // its reading may have stopped for the server that is gone
 }
 
-// retryable is the table of what is sent again, and to how many servers.
+// retryable is the table of what is sent again, and to how many servers. Where nothing is to be done twice, a server that has vanished without
+// having acknowledged a byte has not got it, and one that says 503 has not done it.
 func (t *transaction) retryable(f failure, reused, begun bool) bool {
-	cfg := &t.pool.table.cfg.Retry
+	p := t.pool.table
+	attempts, now := p.cfg.Retry.Attempts, t.s.loop.now
+	if t.held == nil || t.route.onlyOnce && t.mayHaveAll && f != failFull && f != failVanished {
+		return false
+	}
+	switch f {
+	case failConnect, failVanished: // the server has nothing of it: each server once
+		return p.retryOn.connect && t.attempts <= max(attempts, len(p.servers)-1)
+	case failFull, failStatus:
+		others := t.pool.othersUsable(t, t.srv.server) || f == failFull && t.pool.fullFor(t, now) < t.mayWait()
+		return t.attempts <= attempts && others && p.budget.Take(now)
+	}
 	switch {
-	case t.held == nil || begun && f != failFull:
+	case begun || t.attempts > attempts:
 		return false
-	case f == failConnect || f == failVanished: // the server has nothing of it: each server once
-		return t.attempts <= max(cfg.Attempts, len(t.pool.table.servers)-1)
-	case t.attempts > cfg.Attempts:
-		return false
-	case f == failNoAnswer && reused: // the usual race with a server that closes idle connections
-		t.freshOnly = true
-		return true
-	case f == failNoAnswer: // it may have died of this very request: a second server, not a third
+	case f == failNoAnswer && p.retryOn.reset:
+		t.freshOnly = t.freshOnly || reused
+		if reused && !t.mayHaveAll { // the usual race with a server that closes idle connections
+			return true
+		}
+		// It may have died of this very request: a second server, not a third.
 		if t.crashed {
 			return false
 		}
 		t.crashed = true
-		return t.pool.table.budget.Take(t.s.loop.now)
-	case f == failFull:
-		now := t.s.loop.now
-		return (t.pool.othersUsable(t, t.srv.server) || t.pool.fullFor(t, now) < t.mayWait()) && t.pool.table.budget.Take(now)
+		return reused || p.budget.Take(now)
+	case f == failTimeout && p.retryOn.timeout:
+		return p.budget.Take(now)
 	}
-	return false // a timeout: the server may have written its incident already
+	return false
+}
+
+// sentAll says whether the running attempt's connection has been given the whole request.
+func (t *transaction) sentAll() bool {
+	return t.lineSent && t.requestDone && (t.held == nil || t.sent == len(t.held.B) && t.caughtUp())
 }
 
 // leaveServer ends the attempt after a complete answer and gives the connection back.
 func (t *transaction) leaveServer() {
 	c := t.srv
 	t.srv = nil
-	c.finish(t.lineSent && (t.held == nil || t.sent == t.sendEnd()))
+	c.finish(t.lineSent && (t.held == nil || t.sent == t.sendEnd() && t.caughtUp()))
 }
 
 // previewOnly says whether the server gets no more than the preview, which is in, until it says 100.
@@ -391,7 +419,7 @@ func (t *transaction) onGrant(s *pool.Server, conn pool.Conn) {
 		t.dial(i)
 	case !l.adoptServerConn(c, t.pool, t.pool.shards[i]):
 		t.next()
-	case t.freshOnly || c.isStale():
+	case t.freshOnly || c.isStale(t.route.onlyOnce):
 		c.shut(reasonNotReusable)
 		t.next()
 	default:

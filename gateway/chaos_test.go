@@ -19,6 +19,15 @@ import (
 // rest, are slow and let few connections in. Whatever happens, an answer is either the exact echo of its own request, or a
 // 502 or 503, or it is cut off.
 func TestChaos(t *testing.T) {
+	for _, v := range []struct{ name, pool, rest string }{
+		{"in memory", "", ""},
+		{"in files", "    retry: {replay_buffer: 4KiB, spill: 1MiB, budget: 10}\n", fmt.Sprintf("state_dir: %q\n", t.TempDir())},
+	} {
+		t.Run(v.name, func(t *testing.T) { chaos(t, v.pool, v.rest) })
+	}
+}
+
+func chaos(t *testing.T, pool, rest string) {
 	const clients, requests = 8, 60
 	withLoops(t, 4)
 	var stubs []*dlpstub.Server
@@ -32,7 +41,7 @@ func TestChaos(t *testing.T) {
 		s, address := startStub(t, cfg)
 		stubs, addresses = append(stubs, s), append(addresses, address)
 	}
-	g := startGateway(t, addresses, "    health: {interval: 200ms, fall: 100}\n    timeouts: {response: 10s}\n", "log: {level: error}").ready()
+	g := startGateway(t, addresses, "    health: {interval: 200ms, fall: 100}\n    timeouts: {response: 10s}\n"+pool, rest+"log: {level: error}").ready()
 
 	stop := make(chan struct{})
 	var resets, group sync.WaitGroup
@@ -81,8 +90,11 @@ func TestChaos(t *testing.T) {
 	if n := g.metric("panics_total"); n != 0 {
 		t.Errorf("%v panics", n)
 	}
+	if kept := g.metric(`spills_total{result="kept"}`); (kept > 0) != (pool != "") {
+		t.Errorf("%v requests were kept in files", kept)
+	}
 	eventually(t, "nothing left", func() bool {
-		left := g.metric(`queue_depth{pool="dlp"}`) + float64(g.Sessions())
+		left := g.metric(`queue_depth{pool="dlp"}`) + float64(g.Sessions()) + g.metric("spill_bytes")
 		for _, a := range addresses {
 			left += g.metric(`server_in_flight{pool="dlp",server="` + a + `"}`)
 		}

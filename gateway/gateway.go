@@ -16,6 +16,7 @@ import (
 	"icapgate/configs"
 	"icapgate/gateway/accesslog"
 	"icapgate/gateway/admin"
+	"icapgate/gateway/spill"
 	"icapgate/pool"
 )
 
@@ -54,10 +55,12 @@ type Gateway struct {
 	access *accesslog.Log // nil: off
 	id     uint64         // of this process, in the ids of transactions
 
-	limits  limits
-	metrics gatewayMetrics
-	servers servers // control plane of the pools
-	retired struct {
+	limits   limits
+	spills   atomic.Pointer[spill.Store] // nil: no pool has had retry.spill
+	spillLog rateLimit
+	metrics  gatewayMetrics
+	servers  servers // control plane of the pools
+	retired  struct {
 		mu      sync.Mutex
 		servers []*pool.Server // that are in no table any more and may have requests; guarded by mu
 	}
@@ -86,6 +89,9 @@ func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 		if g.access, err = accesslog.Open(cfg.AccessLog.Output, g.log); err != nil {
 			return nil, err
 		}
+	}
+	if err := g.openSpills(cfg); err != nil {
+		return nil, err
 	}
 	t, err := g.servers.build(cfg, new(table))
 	if err != nil {
@@ -258,6 +264,9 @@ func (g *Gateway) close() {
 	g.onLoops(func(*loop) {}) // what the dialling goroutines have posted is through
 	for _, l := range g.loops {
 		l.stop()
+	}
+	if s := g.spills.Load(); s != nil {
+		s.Close()
 	}
 	if g.access != nil {
 		g.access.Close()

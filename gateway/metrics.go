@@ -26,7 +26,7 @@ import (
 
 var methodNames = [icap.NumMethods]string{icap.MethodOther: "other", icap.MethodOptions: "OPTIONS", icap.MethodReqmod: "REQMOD", icap.MethodRespmod: "RESPMOD"}
 
-var failureNames = [...]string{failConnect: "connect", failNoAnswer: "no_answer", failVanished: "vanished", failFull: "full", failAnswer: "bad_answer", failTimeout: "timeout", failOverloaded: "overloaded"}
+var failureNames = [...]string{failConnect: "connect", failNoAnswer: "no_answer", failVanished: "vanished", failFull: "full", failAnswer: "bad_answer", failTimeout: "timeout", failOverloaded: "overloaded", failStatus: "status", failSpill: "spill"}
 
 // Directions and ways of body bytes, for body_bytes_total.
 const (
@@ -87,6 +87,7 @@ type loopStats struct {
 	clientCloses [reasonCount]atomic.Uint64
 	serverCloses [reasonCount]atomic.Uint64
 	corrected    atomic.Uint64
+	spills       [spillResults]atomic.Uint64
 	body         [directions][ways]atomic.Uint64
 
 	// Only the loop adds to these maps, with mu held; it reads them without.
@@ -303,6 +304,16 @@ func (g *Gateway) writeLoops(w *metricsWriter) {
 	}
 	w.family("corrected_offsets_total", "counter")
 	w.series("corrected_offsets_total", float64(sum(func(st *loopStats) uint64 { return st.corrected.Load() })))
+	w.family("spills_total", "counter")
+	for r := range spillNames {
+		w.series("spills_total", float64(sum(func(st *loopStats) uint64 { return st.spills[r].Load() })), "result", spillNames[r])
+	}
+	spilled := int64(0)
+	if s := g.spills.Load(); s != nil {
+		spilled = s.Used()
+	}
+	w.family("spill_bytes", "gauge")
+	w.series("spill_bytes", float64(spilled))
 	dropped := uint64(0)
 	if g.access != nil {
 		dropped = g.access.Dropped()

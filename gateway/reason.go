@@ -32,6 +32,7 @@ const (
 	reasonNotReusable   // the answer came before the request was through, or limits of age or use
 	reasonRetired       // its server left the configuration
 	reasonOverCap       // the server's cap has become smaller
+	reasonSpillLost     // the file with its request could not be read back
 	// Both.
 	reasonShutdown
 	reasonPanic
@@ -41,7 +42,7 @@ const (
 var reasonNames = [reasonCount]string{
 	"client_closed", "client_gone", "reset", "done", "idle", "head_timeout", "body_timeout", "write_timeout", "bad_request", "tls_on_plain", "rest_too_long",
 	"truncated", "server_closed", "unexpected_bytes", "connect_failed", "connect_timeout", "no_descriptor", "no_answer", "bad_response",
-	"send_timeout", "response_timeout", "vanished", "client_aborted", "not_reusable", "retired", "over_cap", "shutdown", "panic",
+	"send_timeout", "response_timeout", "vanished", "client_aborted", "not_reusable", "retired", "over_cap", "spill_lost", "shutdown", "panic",
 }
 
 func (r closeReason) String() string { return reasonNames[r] }
@@ -59,7 +60,7 @@ const (
 	rejectNoServer                      // 503: no server is usable
 	rejectFull                          // 503: every connection is busy and so is the queue, or waiting took too long
 	rejectServerFailed                  // 502: no, a broken or a late answer
-	rejectOverloaded                    // 503: no descriptor was free to connect to a server with
+	rejectOverloaded                    // 503: no descriptor was free to connect to a server with, or a request that was to be sent again could not be read back
 	rejectCount            = iota
 )
 

@@ -50,6 +50,9 @@ func (g *Gateway) reload() error {
 	if err := g.limits.apply(cfg, t); err != nil {
 		return err
 	}
+	if err := g.openSpills(cfg); err != nil {
+		return err
+	}
 
 	g.config.Store(cfg)
 	for i, st := range settings {

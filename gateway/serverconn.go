@@ -197,6 +197,7 @@ func (c *serverConn) onWritable() {
 	case serverBusy:
 		if c.pending() < lowWater {
 			c.loop.runLater(&c.tx.s.conn)
+			c.tx.resend()
 		}
 		c.endRound()
 	case serverFlushing:
@@ -443,11 +444,11 @@ func (c *serverConn) onFinal(r *icap.Response, blocks []byte, more int) {
 	}
 	c.closes = c.closes || r.Close
 	c.measure(r.Status)
-	if r.Status == 503 || r.Status == 506 { // 506: busy, of Trend Micro
+	if isFull(r.Status) {
 		c.loop.markFull(c.server, c.loop.now+int64(retryAfter(r)))
-		if t.onFull() {
-			return
-		}
+	}
+	if r.Status >= 500 && t.onServerFault(r.Status) {
+		return
 	}
 	if !t.onFinal(r, e, blocks) {
 		c.broken(errIllegalAnswer)
@@ -463,6 +464,9 @@ func (c *serverConn) onFinal(r *icap.Response, blocks []byte, more int) {
 	c.inBody = true
 	c.body.Reset(icap.BodyConfig{Preview: -1, Response: true, Trailers: r.Trailers})
 }
+
+// isFull says whether a server says by its status that it is full, not dead. 506: busy, of Trend Micro.
+func isFull(status int) bool { return status == 503 || status == 506 }
 
 // latency is what the loop knows of how long the server takes for the method of the attempt.
 func (c *serverConn) latency() *balancer.Latency { return &c.shard.latencies[c.tx.method] }
@@ -480,7 +484,7 @@ func (c *serverConn) keptWaiting() int64 {
 // measure takes the final answer for a sample of the server's latency. That it is full is known elsewhere.
 func (c *serverConn) measure(status int) {
 	switch {
-	case !c.pool.measures || status == 503 || status == 506:
+	case !c.pool.measures || isFull(status):
 	case status >= 500:
 		c.latency().Fail(c.loop.now)
 	default:
@@ -527,6 +531,9 @@ func (c *serverConn) fail(f failure, r closeReason) {
 	reused := c.reused && !(t != nil && t.serverContinued) // one that has said 100 was not closed while it was idle
 	if t != nil && c.pool.measures && !c.finished && f != failOverloaded && !(f == failNoAnswer && reused) {
 		c.latency().Fail(c.loop.now)
+	}
+	if t != nil {
+		t.mayHaveAll = c.mayHaveAll()
 	}
 	c.shut(r)
 	if t != nil { // a panic would have to end the session: this connection is gone
@@ -706,7 +713,7 @@ func (c *serverConn) setTimer() {
 		c.waitUntil(waitAnswer, c.headAt+int64(cfg.Timeouts.Response))
 	case c.pending() > 0:
 		c.watch(waitTaken, cfg.Timeouts.Send)
-	case c.finished || !c.tx.requestDone && !c.tx.previewOnly() || !c.wantsBytes():
+	case c.finished || !c.tx.requestDone && !c.tx.previewOnly() || !c.tx.caughtUp() || !c.wantsBytes():
 		c.wait(waitNone, 0)
 	case c.inBody:
 		c.wait(waitMore, cfg.Timeouts.Response)

@@ -62,7 +62,7 @@ func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 		if err != nil {
 			return nil, fmt.Errorf("pool %s: %w", c.Name, err)
 		}
-		p := &poolTable{name: c.Name, cfg: c, tls: tlsConfig}
+		p := &poolTable{name: c.Name, cfg: c, tls: tlsConfig, retryOn: newCauses(c.Retry.On)}
 		if was := old.pool(c.Name); was != nil && reflect.DeepEqual(was.cfg.TLS, c.TLS) {
 			p.servers, p.queue, p.budget = was.servers, was.queue, was.budget
 			if was.cfg.Retry.Budget != c.Retry.Budget {

@@ -30,6 +30,7 @@ type route struct {
 	pool         *poolTable
 	checkPath    int // index of path among the pool's checked paths, -1: not checked on its own
 	preserveHost bool
+	onlyOnce     bool // duplicates: avoid
 }
 
 // poolTable is one pool of a table.
@@ -46,6 +47,8 @@ type poolTable struct {
 	tiers   []uint8                 // parallel to servers
 	levels  []uint8                 // the tiers that there are, ascending
 	graded  bool                    // tiers or the panic threshold make a difference; see selection
+
+	retryOn causes // retry.on
 
 	otherPaths bool // a prefix leads here, too: a server without any of paths may still be of use
 }
@@ -112,11 +115,13 @@ func newRoutes(cfg *configs.Config, pools []*poolTable) []*route {
 	}
 	services := cfg.Services
 	if len(services) == 0 && len(pools) == 1 {
-		services = []configs.Service{{Path: "*", Pool: pools[0].name}}
+		all := configs.DefaultService()
+		all.Pool = pools[0].name
+		services = []configs.Service{all}
 	}
 	var routes []*route
 	for i, s := range services {
-		r := &route{index: i, name: s.Path, path: s.Path, listener: s.Listener, pool: byName[s.Pool], checkPath: -1, preserveHost: s.PreserveHost}
+		r := &route{index: i, name: s.Path, path: s.Path, listener: s.Listener, pool: byName[s.Pool], checkPath: -1, preserveHost: s.PreserveHost, onlyOnce: s.Duplicates == "avoid"}
 		if p, ok := strings.CutSuffix(s.Path, "*"); ok {
 			r.path, r.prefix = p, true
 		}

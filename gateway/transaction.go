@@ -44,6 +44,8 @@ type transaction struct {
 	payload    int // start of the payload
 	previewEnd int // end of the preview with its terminator, 0: it is not in or there is none
 
+	spilling // what of the request is in a file; see spilling.go
+
 	// The running attempt; see attempt.go.
 	attempt
 
@@ -170,7 +172,7 @@ func (t *transaction) forward(p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	if t.held != nil {
+	if t.held != nil && t.file == nil {
 		previewing := t.preview >= 0 && !t.continued
 		if previewing || !t.streaming() || len(t.held.B)-t.payload+len(p) <= t.pool.replayBuffer {
 			t.held = t.s.loop.buffers.append(t.held, p)
@@ -183,7 +185,10 @@ func (t *transaction) forward(p []byte) {
 			return
 		}
 		t.pump()
-		t.dropHeld()
+		t.beginSpill()
+	}
+	if t.file != nil && !t.keep(p) {
+		return
 	}
 	if t.srv != nil {
 		t.srv.sendBody(p)
@@ -199,6 +204,7 @@ func (t *transaction) abandonRest() {
 func (t *transaction) dropHeld() {
 	t.s.loop.buffers.put(t.held)
 	t.held = nil
+	t.closeFile(spillKept)
 }
 
 // splices says whether the next bytes of the body go from socket to socket.
@@ -214,8 +220,8 @@ func (t *transaction) takesBody() bool {
 	case t.splices():
 		return t.srv.pending() == 0
 	case t.streaming():
-		return t.srv.pending() < highWater
-	case t.held == nil:
+		return t.srv.pending() < highWater && (t.file == nil || !t.file.Busy())
+	case t.held == nil || t.file != nil:
 		return false
 	default: // queued, connecting, or still in the preview
 		return len(t.held.B)-t.payload <= t.pool.replayBuffer || (t.preview >= 0 && !t.continued)
@@ -307,6 +313,7 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 	t.status, t.server = r.Status, t.srv.server
 	t.answered = true
 	t.firstByte = l.now
+	t.endSpill()
 	if t.method == icap.MethodOptions {
 		if r.Status == 200 && t.route.checkPath < 0 { // of a checked path the checks know, and of all others that share the connections
 			t.srv.server.Learn(r.MaxConnections())

@@ -84,6 +84,15 @@ func (c *serverConn) hasTaken() bool {
 	return c.loop.tcpInfo.Bytes_acked > c.sentBefore+syn
 }
 
+// mayHaveAll says whether the server may have got the whole request of an attempt that has come to its end. If the kernel has taken all of it, only
+// an end in good order says that the server has not: a FIN tells what came before it, while a RST does not, and acknowledgements may be late.
+func (c *serverConn) mayHaveAll() bool {
+	if !c.tx.sentAll() || c.pending() > 0 || c.writeErr != nil {
+		return false
+	}
+	return !c.eof || tcpInfo(c.fd, &c.loop.tcpInfo) != nil || c.loop.tcpInfo.Bytes_acked > c.sent // the SYN counts, too
+}
+
 // vanish ends the attempt. With no byte of it acknowledged, the request was not sent. The kernel must not go on sending it, either: the
 // server may come back after somebody else has got it. The server's idle connections lead nowhere, too.
 func (c *serverConn) vanish() {
