@@ -89,6 +89,9 @@ func (t *transaction) next() {
 				t.reply(503, rejectFull, int((wait+int64(time.Second)-1)/int64(time.Second)))
 			}
 		case noneUsable:
+			for _, s := range t.pool.table.servers {
+				s.Expedite() // every second counts in which the first of them is back and nobody knows
+			}
 			t.reply(503, rejectNoServer, 5)
 		}
 		return

@@ -546,3 +546,29 @@ func TestFlakyServerUnderLoad(t *testing.T) {
 		}
 	})
 }
+
+// While no server is usable, each request that is refused for it brings the checks forward: nobody waits for the interval when one is back.
+func TestBackBeforeItsCheck(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, "    health: {interval: 1h, fall: 1, rise: 1}\n", "").ready()
+	f.ln.Close()
+	c := g.dial(1)
+	c.send(text(v04))
+	c.refusal(503, false) // it can't be connected to, which brings a check forward
+	eventually(t, "the server down", func() bool { return !g.up(f) })
+	ln, err := net.Listen("tcp", f.address)
+	if err != nil {
+		t.Skip("its port is somebody else's now: ", err)
+	}
+	back := dlpstub.New(dlpstub.Config{})
+	go back.Serve(ln)
+	t.Cleanup(back.Close)
+	eventually(t, "the server to be used", func() bool {
+		c.send(text(RL + "Allow: 204¶" + reqNull))
+		status, err := c.answer()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status == 204
+	})
+}
