@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	changingInterval = time.Second            // between checks while a verdict is near
+	changingInterval = time.Second            // between checks while a verdict is near, or a restart is likely
+	restartTime      = 30 * time.Second       // for which a restart is likely after a server has gone down
 	expediteGap      = 200 * time.Millisecond // least time from the end of a check to one that is brought forward
 	jitter           = 0.1                    // intervals differ by up to this share either way
 )
@@ -169,7 +170,7 @@ func (c *Checker) Run(ctx context.Context) {
 // pause returns the time until the next check.
 func (c *Checker) pause() time.Duration {
 	interval := c.cfg.Interval
-	if c.machine.changing() {
+	if c.machine.changing() || c.machine.state == Down && time.Since(c.status.Since()) < restartTime {
 		interval = min(interval, changingInterval)
 	}
 	return time.Duration(float64(interval) * (1 + jitter*(2*c.cfg.Random()-1)))

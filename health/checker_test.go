@@ -65,13 +65,14 @@ func TestCheckerTimes(t *testing.T) {
 		{"up: once per interval", false, always(ok200),
 			[]time.Duration{0, 5 * time.Second, 10 * time.Second}, Up},
 		{"from checking to down: each second", true, nil,
-			[]time.Duration{0, 1 * time.Second, 2 * time.Second, 7 * time.Second, 12 * time.Second}, Down},
+			[]time.Duration{0, 1 * time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second, 5 * time.Second, 6 * time.Second, 7 * time.Second,
+				8 * time.Second, 9 * time.Second, 10 * time.Second, 11 * time.Second, 12 * time.Second}, Down},
 		{"one failure: one check soon after", false, script(ok200, drop, ok200),
 			[]time.Duration{0, 5 * time.Second, 6 * time.Second, 11 * time.Second}, Up},
 		{"from up to down: each second", false, script(ok200, drop),
-			[]time.Duration{0, 5 * time.Second, 6 * time.Second, 7 * time.Second, 12 * time.Second}, Down},
+			[]time.Duration{0, 5 * time.Second, 6 * time.Second, 7 * time.Second, 8 * time.Second, 9 * time.Second, 10 * time.Second, 11 * time.Second, 12 * time.Second}, Down},
 		{"from down to up: each second", false, script(drop, drop, drop, ok200),
-			[]time.Duration{0, 1 * time.Second, 2 * time.Second, 7 * time.Second, 8 * time.Second}, Up},
+			[]time.Duration{0, 1 * time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second, 9 * time.Second}, Up},
 		{"timeouts count from their end", false, script(hang, ok200),
 			[]time.Duration{0, 3 * time.Second, 8 * time.Second}, Up},
 	}
@@ -92,6 +93,23 @@ func TestCheckerTimes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that stays down is asked each second for as long as a restart takes, and then once per interval.
+func TestCheckerStaysDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeServer{refuse: errRefused}
+		begin := time.Now()
+		start(t, f.config("/a"))
+		at(begin, 32*time.Second) // down after 2 s
+		if n := len(f.since(begin)); n != 33 {
+			t.Errorf("%d checks in the first 32 s, want 33", n)
+		}
+		at(begin, 62*time.Second)
+		if n := len(f.since(begin)); n != 33+6 {
+			t.Errorf("%d checks in the next 30 s, want 6", n-33)
+		}
+	})
 }
 
 // What this machine lacks for a check is counted apart and says nothing about the server, however long it lasts.
