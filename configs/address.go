@@ -79,6 +79,17 @@ func checkHost(host string) error {
 	return nil
 }
 
+// checkName accepts a name that can be looked up.
+func checkName(name string) error {
+	if name == "" {
+		return errors.New("no name, needed: a host name")
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return errors.New("an address, needed: a host name")
+	}
+	return checkHost(name)
+}
+
 func isAlnum(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 // loopback says whether the address is reached from this machine only.

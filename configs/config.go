@@ -12,6 +12,7 @@ type Config struct {
 	Listeners    []Listener `yaml:"listeners"`
 	Services     []Service  `yaml:"services"`
 	Pools        []Pool     `yaml:"pools"`
+	DNS          DNS        `yaml:"dns"`
 	Limits       Limits     `yaml:"limits"`
 	DrainTimeout Duration   `yaml:"drain_timeout"`
 	StateDir     string     `yaml:"state_dir"`
@@ -71,12 +72,12 @@ type Pool struct {
 	HashOn          string       `yaml:"hash_on"`    // client_ip | user | header:NAME; of balance: hash
 	SlowStart       Duration     `yaml:"slow_start"` // in which a cold server comes to its full weight; 0: at once
 	Servers         []Server     `yaml:"servers"`
-	TLS             *PoolTLS     `yaml:"tls"`              // nil: plain icap to the servers
-	TierThreshold   float64      `yaml:"tier_threshold"`   // usable share of a tier's weight below which the next tier takes part; 0: none usable
-	PanicThreshold  float64      `yaml:"panic_threshold"`  // usable share of the pool's weight below which health is not looked at; 0: never
-	ConnectionShare int          `yaml:"connection_share"` // number of gateways that share the servers' caps
-	Reserve         int          `yaml:"reserve"`          // connections of a server's cap left free for checks
-	Reuse           bool         `yaml:"reuse"`            // false: one request per connection
+	TLS             *PoolTLS     `yaml:"tls"`             // nil: plain icap to the servers
+	TierThreshold   float64      `yaml:"tier_threshold"`  // usable share of a tier's weight below which the next tier takes part; 0: none usable
+	PanicThreshold  float64      `yaml:"panic_threshold"` // usable share of the pool's weight below which health is not looked at; 0: never
+	ConnectionShare Share        `yaml:"connection_share"`
+	Reserve         int          `yaml:"reserve"` // connections of a server's cap left free for checks
+	Reuse           bool         `yaml:"reuse"`   // false: one request per connection
 	Idle            Idle         `yaml:"idle"`
 	Timeouts        PoolTimeouts `yaml:"timeouts"`
 	Queue           Queue        `yaml:"queue"`
@@ -87,7 +88,7 @@ type Pool struct {
 
 // Server is one server; in YAML a string (the address) or a mapping.
 type Server struct {
-	Address        string `yaml:"address"`         // host:port; port defaults to 1344, 11344 with tls
+	Address        string `yaml:"address"`         // host:port, the port defaults to 1344, 11344 with tls; or srv: and the name of SRV records
 	Weight         int    `yaml:"weight"`          // share of the requests; 0: none
 	Tier           int    `yaml:"tier"`            // above 0: a backup for those of lower tiers
 	MaxConnections int    `yaml:"max_connections"` // 0: what the server's OPTIONS says; none said: unlimited
@@ -96,7 +97,7 @@ type Server struct {
 // PoolTLS is TLS to the servers. The chain is always verified.
 type PoolTLS struct {
 	CAFile     string `yaml:"ca_file"`     // "": the system's
-	ServerName string `yaml:"server_name"` // "": the host of the server's address
+	ServerName string `yaml:"server_name"` // "": the host of the server's address; of an SRV record its target
 	CertFile   string `yaml:"cert_file"`   // client certificate, combined PEM
 }
 
@@ -136,6 +137,13 @@ type Health struct {
 	Rise     int      `yaml:"rise"` // good checks in a row until a server is up
 	Fall     int      `yaml:"fall"` // bad checks in a row until it is down
 	Path     string   `yaml:"path"` // "": the exact paths routed to the pool
+}
+
+// DNS says how names of servers, and of connection_share, are looked up.
+type DNS struct {
+	Servers  []string `yaml:"servers"`  // nameservers, ip:port, the port defaults to 53; empty: those of /etc/resolv.conf
+	Interval Duration `yaml:"interval"` // between two lookups of a name, unless its TTL is shorter
+	Timeout  Duration `yaml:"timeout"`  // of each question to a nameserver
 }
 
 // Limits bound what the whole gateway takes. Beyond them new clients are refused; those that are connected go on.

@@ -258,7 +258,9 @@ func wanted(t reflect.Type) string {
 	case *Prefix:
 		return "an address range such as 192.0.2.0/24"
 	case *Server:
-		return "host:port, or a mapping with address"
+		return "host:port, srv:name, or a mapping with address"
+	case *Share:
+		return "a number, or dns: and a host name"
 	}
 	switch t.Kind() {
 	case reflect.Struct:

@@ -13,12 +13,15 @@ const (
 	PortICAPS = 11344
 )
 
+const portDNS = 53
+
 // DefaultPoolName is what the only pool of a configuration is called if it has no name.
 const DefaultPoolName = "default"
 
 // Default returns a configuration with every default and no listener, service or pool.
 func Default() Config {
 	return Config{
+		DNS:          DNS{Interval: seconds(30), Timeout: seconds(2)},
 		Limits:       Limits{MaxSpill: 1 << 30},
 		DrainTimeout: seconds(30),
 		Log:          Log{Level: "info", Format: "json"},
@@ -43,7 +46,7 @@ func DefaultPool() Pool {
 		Balance:         "least_inflight",
 		HashOn:          "client_ip",
 		SlowStart:       seconds(30),
-		ConnectionShare: 1,
+		ConnectionShare: "1",
 		Reserve:         1,
 		Reuse:           true,
 		Idle:            Idle{Timeout: seconds(30)},
@@ -77,6 +80,11 @@ func (c *Config) complete() {
 	c.completeListeners(dir)
 	c.completePools(dir)
 	c.completeServices()
+	for i, s := range c.DNS.Servers {
+		if a, err := parseAddress(s, portDNS); err == nil {
+			c.DNS.Servers[i] = a.String()
+		}
+	}
 
 	if c.StateDir == "" {
 		c.StateDir = defaultStateDir()
@@ -139,7 +147,7 @@ func (c *Config) completePools(dir string) {
 			within(dir, &p.TLS.CertFile)
 		}
 		for j := range p.Servers {
-			if a, err := parseAddress(p.Servers[j].Address, port); err == nil && a.host != "" {
+			if a, err := parseAddress(p.Servers[j].Address, port); err == nil && a.host != "" { // which srv: is not
 				p.Servers[j].Address = a.String()
 			}
 		}

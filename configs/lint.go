@@ -101,11 +101,11 @@ func (l *linter) pool(key string, p *Pool) {
 	if p.PanicThreshold > 0.5 {
 		l.add(key+".panic_threshold", "%v: requests go to servers that are down as soon as more than %.0f %% of all are down", p.PanicThreshold, 100*(1-p.PanicThreshold))
 	}
-	if p.ConnectionShare > 1 {
-		l.add(key+".connection_share", "%d gateways share these servers: all of them need this same value", p.ConnectionShare)
+	if n := p.ConnectionShare.Count(); n > 1 {
+		l.add(key+".connection_share", "%d gateways share these servers: all of them need this same value; dns: and a name with all their addresses counts them", n)
 	}
 
-	share := max(1, p.ConnectionShare)
+	share := max(1, p.ConnectionShare.Count())
 	weights := 0
 	var remote []string
 	for i := range p.Servers {
@@ -117,9 +117,10 @@ func (l *linter) pool(key string, p *Pool) {
 				"%d / connection_share %d - reserve %d leaves no connection for requests: 1 is used, more than was allowed",
 				n, share, p.Reserve)
 		}
-		if a, err := parseAddress(s.Address, PortICAP); err == nil && !a.loopback() {
+		if a, err := parseAddress(s.Address, PortICAP); s.SRV() != "" || err == nil && !a.loopback() {
 			remote = append(remote, s.Address)
 		}
+		l.srv(fmt.Sprintf("%s.servers[%d]", key, i), s, p.TLS)
 	}
 	if weights == 0 {
 		l.add(key+".servers", "every weight is 0: no server gets a request")
@@ -131,5 +132,19 @@ func (l *linter) pool(key string, p *Pool) {
 		}
 		l.add(key+".servers", "plain ICAP to %s%s: decrypted content leaves this machine in clear; better with tls "+
 			"(or a stunnel on the server), or on a network of its own", remote[0], more)
+	}
+}
+
+// srv warns of what has no effect on the servers of SRV records, or none that is wanted.
+func (l *linter) srv(key string, s *Server, tls *PoolTLS) {
+	if s.SRV() == "" {
+		return
+	}
+	if s.Weight > 1 {
+		l.add(key+".weight", "%d is not used: SRV records have weights of their own", s.Weight)
+	}
+	if tls != nil && tls.CAFile == "" && tls.ServerName == "" {
+		l.add(key+".address", "%s: whoever can forge DNS answers can name a server of his own, whose certificate the system's CAs know; "+
+			"better with tls.ca_file or tls.server_name", s.Address)
 	}
 }

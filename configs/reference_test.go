@@ -24,6 +24,7 @@ func TestReferenceHasTheDefaults(t *testing.T) {
 
 	top := Default()
 	top.StateDir = defaultStateDir()
+	top.DNS.Servers = []string{}
 	top.Listeners, top.Services, top.Pools = c.Listeners, c.Services, c.Pools
 	same("top level", top, *c)
 

@@ -129,6 +129,41 @@ func (p Prefix) String() string {
 	return prefix.String()
 }
 
+// Share is the number of gateways that share the servers' caps: a number, or dns: and a host name that has the address of each of them.
+type Share string
+
+// Name is the host name whose addresses are counted, "": there is none.
+func (s Share) Name() string {
+	name, ok := strings.CutPrefix(string(s), sharePrefix)
+	if !ok {
+		return ""
+	}
+	return name
+}
+
+// Count is the number, 0 if a name has to be asked.
+func (s Share) Count() int {
+	n, err := strconv.Atoi(string(s))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+const (
+	sharePrefix = "dns:"
+	srvPrefix   = "srv:"
+)
+
+// SRV is the name of the SRV records that tell the servers, "": the address is that of a host.
+func (s *Server) SRV() string {
+	name, ok := strings.CutPrefix(s.Address, srvPrefix)
+	if !ok {
+		return ""
+	}
+	return name
+}
+
 // UnmarshalText reads the short form of a server, its address alone.
 func (s *Server) UnmarshalText(text []byte) error {
 	s.Address = string(text)

@@ -2,8 +2,10 @@ package configs
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -33,7 +35,8 @@ const (
 	maxWeight      = 256
 	maxTier        = 9
 	maxConnections = 1 << 20 // of a server or of clients, waiters and requests alike
-	maxShare       = 1000
+	maxShare       = 1000    // gateways
+	maxNameservers = 8
 	maxAttempts    = 10
 	maxBudget      = 10
 	maxRiseFall    = 100
@@ -136,7 +139,7 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 	v.duration(key+".slow_start", p.SlowStart, 0, maxInterval)
 	v.share(key+".tier_threshold", p.TierThreshold)
 	v.share(key+".panic_threshold", p.PanicThreshold)
-	v.number(key+".connection_share", p.ConnectionShare, 1, maxShare)
+	v.shareOfConnections(key+".connection_share", p.ConnectionShare)
 	v.number(key+".reserve", p.Reserve, 0, maxConnections)
 
 	v.duration(key+".idle.timeout", p.Idle.Timeout, minTimeout, maxTimeout)
@@ -173,10 +176,32 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 	}
 }
 
+// shareOfConnections checks a number of gateways, or a name that counts them.
+func (v *validator) shareOfConnections(key string, s Share) {
+	if name, byName := strings.CutPrefix(string(s), sharePrefix); byName {
+		if err := checkName(name); err != nil {
+			v.add(key, "%s: %v", quote(string(s)), err)
+		}
+		return
+	}
+	if n, err := strconv.Atoi(string(s)); err != nil {
+		v.add(key, "%s is no number of gateways, allowed: 1 to %d, or dns: and a host name", quote(string(s)), maxShare)
+	} else {
+		v.number(key, n, 1, maxShare)
+	}
+}
+
 func (v *validator) server(key string, s *Server, before []Server) {
+	name, srv := strings.CutPrefix(s.Address, srvPrefix)
 	switch a, err := parseAddress(s.Address, PortICAP); {
 	case s.Address == "":
 		v.add(key+".address", "missing, needed: host:port")
+	case srv && strings.Contains(name, ":"):
+		v.add(key+".address", "%s has a port, which is for the SRV records to say; allowed: such as srv:_icap._tcp.example.com", quote(s.Address))
+	case srv:
+		if err := checkName(name); err != nil {
+			v.add(key+".address", "%s: %v", quote(s.Address), err)
+		}
 	case err != nil:
 		v.add(key+".address", "%v", err)
 	case a.host == "":
@@ -234,6 +259,11 @@ var idHeader = regexp.MustCompile(`^[Xx]-[A-Za-z0-9-]{1,64}$`)
 // rest is what stands at the top level.
 func (v *validator) rest() {
 	c := v.c
+	for i := range v.some("dns.servers", len(c.DNS.Servers), maxNameservers) {
+		v.nameserver(fmt.Sprintf("dns.servers[%d]", i), c.DNS.Servers[i])
+	}
+	v.duration("dns.interval", c.DNS.Interval, Duration(time.Second), maxInterval)
+	v.duration("dns.timeout", c.DNS.Timeout, minInterval, Duration(time.Minute))
 	v.number("limits.max_connections", c.Limits.MaxConnections, 0, maxConnections)
 	if c.Limits.MaxMemory != 0 {
 		v.size("limits.max_memory", c.Limits.MaxMemory, minMemory, maxMemory)
@@ -261,6 +291,21 @@ func (v *validator) rest() {
 	}
 	if c.Metrics.Address != "" {
 		v.listen("metrics.address", c.Metrics.Address)
+	}
+}
+
+// nameserver checks the address of a nameserver; its name would have to be looked up.
+func (v *validator) nameserver(key, s string) {
+	a, err := parseAddress(s, portDNS)
+	if err == nil {
+		if _, err = netip.ParseAddr(a.host); err != nil {
+			err = fmt.Errorf("%s is not an IP address, allowed: such as 10.0.0.2, or 10.0.0.2:%d", quote(s), portDNS)
+		} else if a.port == 0 {
+			err = fmt.Errorf("%s: port 0 is out of range, allowed: 1 to 65535", quote(s))
+		}
+	}
+	if err != nil {
+		v.add(key, "%v", err)
 	}
 }
 

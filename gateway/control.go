@@ -3,10 +3,12 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
 	"icapgate/gateway/admin"
+	"icapgate/gateway/discovery"
 	"icapgate/health"
 	"icapgate/icap"
 	"icapgate/pool"
@@ -58,20 +60,45 @@ func (g *Gateway) Status() admin.Status {
 	now := g.servers.clock()
 	for _, p := range g.table.Load().pools {
 		sel := p.selection(anything, bitset{})
-		ps := admin.PoolStatus{Name: p.name, Balance: p.cfg.Balance, Queue: p.queue.Depth(), Tier: p.tierOf(sel), Panic: sel.panic}
+		ps := admin.PoolStatus{
+			Name: p.name, Balance: p.cfg.Balance, Queue: p.queue.Depth(), Tier: p.tierOf(sel), Panic: sel.panic,
+			ConnectionShare: shown(g.servers.shareInForce(p)),
+		}
 		for i, s := range p.servers {
 			st := serverStatus(p, s, now)
-			st.Tier = int(p.tiers[i])
+			st.Tier, st.From = int(p.tiers[i]), p.members[i].from
 			ps.Servers = append(ps.Servers, st)
 		}
 		st.Pools = append(st.Pools, ps)
+	}
+	for _, s := range g.servers.names.States() {
+		st.Names = append(st.Names, nameStatus(s))
+	}
+	return st
+}
+
+func nameStatus(s discovery.State) admin.NameStatus {
+	st := admin.NameStatus{Name: s.Question.String(), Asked: s.Asked, Next: s.Next, FailingSince: s.Since}
+	for _, t := range s.Answer.Targets {
+		if s.SRV {
+			st.Addresses = append(st.Addresses, netip.AddrPortFrom(t.Addr, t.Port).String())
+		} else {
+			st.Addresses = append(st.Addresses, t.Addr.String())
+		}
+	}
+	if len(s.Answer.Targets) > 0 && s.Answer.TTL != discovery.NoTTL {
+		ttl := s.Answer.TTL.Seconds()
+		st.TTLSeconds = &ttl
+	}
+	if s.Err != nil {
+		st.LastError = s.Err.Error()
 	}
 	return st
 }
 
 func serverStatus(p *poolTable, s *pool.Server, now int64) admin.ServerStatus {
 	st := admin.ServerStatus{
-		Address: s.Name, Health: s.Health.State().String(), Admin: s.Health.Admin().String(), Weight: s.Weight(), Share: float64(s.Share(now, int64(p.cfg.SlowStart))) / pool.Parts,
+		Address: s.Name, Authority: s.Authority, Health: s.Health.State().String(), Admin: s.Health.Admin().String(), Weight: s.Weight(), Share: float64(s.Share(now, int64(p.cfg.SlowStart))) / pool.Parts,
 		InFlight: s.InFlight(), Connections: s.Connections(), Idle: s.Idle(), Cap: s.Cap(), Requests: s.Requests(),
 		Since: s.Health.Since(), CheckSeconds: s.Health.LastDuration().Seconds(), LastError: s.Health.LastError(),
 	}

@@ -52,6 +52,16 @@ func newGateway(t testing.TB, servers []string, pool, rest string) *testGateway 
 // newGatewayIn is newGateway with the list of servers in YAML.
 func newGatewayIn(t testing.TB, servers, pool, rest string) *testGateway {
 	t.Helper()
+	level := slog.LevelWarn
+	if testing.Verbose() {
+		level = slog.LevelDebug
+	}
+	return newLoggedGateway(t, servers, pool, rest, slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: level})))
+}
+
+// newLoggedGateway is newGatewayIn with a log of the test's own.
+func newLoggedGateway(t testing.TB, servers, pool, rest string, log *slog.Logger) *testGateway {
+	t.Helper()
 	pem, err := selfsign.Generate([]string{"127.0.0.1", "localhost"})
 	if err != nil {
 		t.Fatal(err)
@@ -77,11 +87,7 @@ listeners:
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	level := slog.LevelWarn
-	if testing.Verbose() {
-		level = slog.LevelDebug
-	}
-	g, err := New(cfg, Options{Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: level}))})
+	g, err := New(cfg, Options{Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -345,7 +345,12 @@ func TestWeightZero(t *testing.T) {
 // serverCertificate makes a certificate for a server on 127.0.0.1, and the file that a pool's ca_file names for it.
 func serverCertificate(t testing.TB) (cfg *tls.Config, file string) {
 	t.Helper()
-	pem, err := selfsign.Generate([]string{"127.0.0.1"})
+	return certificateFor(t, "127.0.0.1")
+}
+
+func certificateFor(t testing.TB, name string) (cfg *tls.Config, file string) {
+	t.Helper()
+	pem, err := selfsign.Generate([]string{name})
 	if err != nil {
 		t.Fatal(err)
 	}

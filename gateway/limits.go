@@ -89,13 +89,31 @@ func (m *limits) start(g *Gateway) error {
 
 // apply puts a configuration's limits in force. After an error nothing has changed.
 func (m *limits) apply(cfg *configs.Config, t *table) error {
+	clients, err := m.divide(cfg, t)
+	if err != nil {
+		return err
+	}
+	memory, from := memoryLimit(int64(cfg.Limits.MaxMemory), "/proc/self", "/sys/fs/cgroup")
+	if old := m.maxMemory.Swap(memory); m.soft && memory != old {
+		soft := int64(math.MaxInt64)
+		if memory > 0 {
+			soft = memory / 100 * softLimit
+		}
+		debug.SetMemoryLimit(soft)
+	}
+	m.gw.log.Info("limits", "max_connections", clients, "open_files", m.openFiles, "max_memory", configs.Size(memory).String(), "max_memory_from", from)
+	return nil
+}
+
+// divide shares out the descriptors, of which the checks of each server need one, and returns the limit of clients.
+func (m *limits) divide(cfg *configs.Config, t *table) (int, error) {
 	reserve := m.inUse + reservedFiles
 	for _, p := range t.pools {
 		reserve += len(p.servers)
 	}
 	sockets := m.openFiles - reserve
 	if sockets < 2 {
-		return fmt.Errorf("the limit of %d open files leaves none for clients, %d is the least: raise it (LimitNOFILE= in a systemd unit, else ulimit -n)",
+		return 0, fmt.Errorf("the limit of %d open files leaves none for clients, %d is the least: raise it (LimitNOFILE= in a systemd unit, else ulimit -n)",
 			m.openFiles, reserve+2)
 	}
 	clients, wanted := sockets/2, cfg.Limits.MaxConnections
@@ -109,17 +127,7 @@ func (m *limits) apply(cfg *configs.Config, t *table) error {
 	}
 	m.most.Store(int64(sockets))
 	m.maxClients.Store(int64(clients))
-
-	memory, from := memoryLimit(int64(cfg.Limits.MaxMemory), "/proc/self", "/sys/fs/cgroup")
-	if old := m.maxMemory.Swap(memory); m.soft && memory != old {
-		soft := int64(math.MaxInt64)
-		if memory > 0 {
-			soft = memory / 100 * softLimit
-		}
-		debug.SetMemoryLimit(soft)
-	}
-	m.gw.log.Info("limits", "max_connections", clients, "open_files", m.openFiles, "max_memory", configs.Size(memory).String(), "max_memory_from", from)
-	return nil
+	return clients, nil
 }
 
 // stop ends watch, which Gateway.stopping has told to. It does nothing when start has not succeeded.

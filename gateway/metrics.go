@@ -16,6 +16,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 
+	"icapgate/gateway/discovery"
 	"icapgate/health"
 	"icapgate/icap"
 	"icapgate/pool"
@@ -422,6 +423,10 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 	for _, p := range t.pools {
 		w.series("queue_depth", float64(p.queue.Depth()), "pool", p.name)
 	}
+	w.family("connection_share", "gauge")
+	for _, p := range t.pools {
+		w.series("connection_share", float64(shown(g.servers.shareInForce(p))), "pool", p.name)
+	}
 	w.family("pool_tier", "gauge")
 	for _, p := range t.pools {
 		w.series("pool_tier", float64(p.tierOf(p.selection(anything, bitset{}))), "pool", p.name)
@@ -438,4 +443,21 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 	w.series("checks_total", float64(g.metrics.checks.OK.Load()), "result", "ok")
 	w.series("checks_total", float64(g.metrics.checks.Failed.Load()), "result", "failed")
 	w.series("checks_total", float64(g.metrics.checks.Skipped.Load()), "result", "skipped")
+	g.writeNames(w)
+}
+
+func (g *Gateway) writeNames(w *metricsWriter) {
+	names := g.servers.names
+	w.family("dns_lookups_total", "counter")
+	for r := range discovery.Result(discovery.Results) {
+		w.series("dns_lookups_total", float64(names.Lookups(r)), "result", r.String())
+	}
+	w.family("dns_name_failing", "gauge")
+	for _, s := range names.States() {
+		failing := 0.0
+		if s.Err != nil {
+			failing = 1
+		}
+		w.series("dns_name_failing", failing, "name", s.Question.String())
+	}
 }

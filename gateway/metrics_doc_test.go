@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"icapgate/bench/dlpstub"
+	"icapgate/gateway/discovery"
 )
 
 // family is what the page says about a metric, or what a gateway prints of it.
@@ -89,7 +90,7 @@ func TestMetricsDocumented(t *testing.T) {
 	}
 	page := string(file)
 	_, server := startStub(t, dlpstub.Config{})
-	g := startGateway(t, []string{server}, "", "").ready()
+	g := startGateway(t, []string{server}, "    connection_share: dns:localhost\n", "").ready()
 	c := g.dial(0)
 	c.send("OPTIONS icap://gw/reqmod ICAP/1.0\r\nHost: gw\r\n\r\n")
 	c.status(200)
@@ -135,6 +136,10 @@ func TestLabelsDocumented(t *testing.T) {
 	for r := range handshakeResult(handshakeResults) {
 		results = append(results, r.String())
 	}
+	var lookups []string
+	for r := range discovery.Result(discovery.Results) {
+		lookups = append(lookups, r.String())
+	}
 	var reasons []string
 	for r := range refusal(refusals) {
 		reasons = append(reasons, r.String())
@@ -147,7 +152,7 @@ func TestLabelsDocumented(t *testing.T) {
 		{"rejects", rejects, rejectNames[:]},
 		{"replays", replays, failureNames[:]},
 		{"closes", closes, reasonNames[:]},
-		{"the tables", string(file), slices.Concat(results, tlsVersionNames[:], directionNames[:], wayNames[:])},
+		{"the tables", string(file), slices.Concat(results, tlsVersionNames[:], directionNames[:], wayNames[:], lookups)},
 	} {
 		for _, word := range set.words {
 			if !strings.Contains(set.text, "`"+word+"`") {

@@ -43,6 +43,7 @@ func (g *Gateway) reload() error {
 			return err
 		}
 	}
+	defer func() { m.followOnly(g.config.Load()) }() // whether it is the new one or still the old one
 	t, err := m.build(cfg, g.table.Load())
 	if err != nil {
 		return err

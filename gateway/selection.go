@@ -29,8 +29,8 @@ type selection struct {
 // setTiers notes which server is of which tier.
 func (p *poolTable) setTiers() {
 	p.tiers, p.levels = make([]uint8, len(p.servers)), nil
-	for i, s := range p.servers {
-		p.tiers[i] = uint8(p.configured(s).Tier)
+	for i, o := range p.members {
+		p.tiers[i] = uint8(o.tier)
 		if !slices.Contains(p.levels, p.tiers[i]) {
 			p.levels = append(p.levels, p.tiers[i])
 		}

@@ -18,14 +18,14 @@ func gradedPool(tierThreshold, panicThreshold float64, tiers ...int) *poolTable 
 	cfg := configs.DefaultPool()
 	cfg.TierThreshold, cfg.PanicThreshold = tierThreshold, panicThreshold
 	p := &poolTable{queue: pool.NewQueue(1)}
-	var list []*pool.Server
+	var list []member
 	for i, tier := range tiers {
 		c := configs.DefaultServer()
 		c.Address, c.Tier = fmt.Sprintf("192.0.2.%d:1344", i+1), tier
 		cfg.Servers = append(cfg.Servers, c)
 		s := pool.NewServer(netip.MustParseAddrPort(c.Address), c.Address, 1, pool.Limits{ConnectionShare: 1}, p.queue)
 		s.Health.SetState(health.Up)
-		list = append(list, s)
+		list = append(list, member{server: s, from: c.Address, weight: 1, tier: tier})
 	}
 	p.cfg = cfg
 	p.setServers(list)

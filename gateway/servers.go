@@ -3,32 +3,29 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/netip"
 	"reflect"
 	"slices"
-	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"icapgate/configs"
+	"icapgate/gateway/discovery"
 	"icapgate/health"
 	"icapgate/pool"
 )
 
-// resolveInterval is how often host names are asked again.
-const resolveInterval = 30 * time.Second
-
-// servers is the control plane of the pools: it turns addresses into servers, keeps a checker for each, and asks host
-// names again. A server whose pool, address and authority stay the same stays the same object.
+// servers is the control plane of the pools: it turns addresses into servers, keeps a checker for each, and follows
+// what DNS says of names. A server whose pool, address and authority stay the same stays the same object.
 type servers struct {
 	gw     *Gateway
 	ctx    context.Context
 	cancel context.CancelFunc
 	group  sync.WaitGroup
-	lookup func(ctx context.Context, host string) ([]netip.Addr, error) // net.DefaultResolver; tests have their own
-	clock  func() int64                                                 // loopTime, but for tests on virtual time
+	clock  func() int64 // loopTime, but for tests on virtual time
+
+	names  *discovery.Names
+	lookup func(configs.DNS) discovery.Lookup // tests have their own
 
 	changing sync.Mutex // held from reading the table in force to replacing it
 
@@ -38,6 +35,7 @@ type servers struct {
 
 	selections map[string]selection // by pool, as last logged; guarded by mu
 	unspoken   map[unspokenFor]bool // as last logged; guarded by mu
+	shares     map[string]int       // gateways that share the servers' caps, by pool, as in force; guarded by mu
 }
 
 func (m *servers) init(g *Gateway) {
@@ -47,15 +45,18 @@ func (m *servers) init(g *Gateway) {
 	m.ending = make(map[*pool.Server]chan struct{})
 	m.selections = make(map[string]selection)
 	m.unspoken = make(map[unspokenFor]bool)
-	m.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
-		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	m.shares = make(map[string]int)
+	m.names = discovery.NewNames(g.log)
+	m.lookup = func(c configs.DNS) discovery.Lookup {
+		return discovery.NewResolver(discovery.Config{Servers: c.Servers, Timeout: time.Duration(c.Timeout)}).Lookup
 	}
 }
 
 // build makes the table of a configuration. What stays the same of the old table is kept: the queue and the budget of a pool with that
-// name, and its servers, with their connections, health and counters. A host name that can't be resolved leaves its pool without those
+// name, and its servers, with their connections, health and counters. A name that can't be looked up leaves its pool without those
 // servers for now.
 func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
+	m.askAll(cfg)
 	t := &table{idHeader: cfg.AccessLog.IDHeader}
 	for _, c := range cfg.Pools {
 		tlsConfig, err := newPoolTLS(c.TLS)
@@ -75,54 +76,11 @@ func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 		if p.budget == nil {
 			p.budget = pool.NewBudget(c.Retry.Budget, loopTime())
 		}
-		list, _ := m.resolve(p)
-		p.setServers(list)
+		p.setServers(m.resolve(p))
 		t.pools = append(t.pools, p)
 	}
 	t.routes = newRoutes(cfg, t.pools)
 	return t, nil
-}
-
-// resolve returns the servers of a pool: one per address, in the order of the configuration, those of one host name by address. Servers
-// that the pool has already are kept. A name whose lookup fails keeps the addresses that it had.
-func (m *servers) resolve(p *poolTable) (list []*pool.Server, changed bool) {
-	type key struct {
-		addr      netip.AddrPort
-		authority string
-	}
-	have := make(map[key]*pool.Server)
-	for _, s := range p.servers {
-		have[key{s.Addr, s.Authority}] = s
-	}
-	seen := make(map[netip.AddrPort]bool)
-	for _, c := range p.cfg.Servers {
-		limits := pool.Limits{MaxConnections: c.MaxConnections, ConnectionShare: p.cfg.ConnectionShare, Reserve: p.cfg.Reserve}
-		addrs, err := m.addresses(c.Address)
-		if err != nil {
-			m.gw.log.Warn("cannot resolve a server; keeping the addresses it had", "pool", p.name, "server", c.Address, "error", err)
-			for _, s := range p.servers {
-				if s.Authority == c.Address && !seen[s.Addr] {
-					seen[s.Addr] = true
-					list = append(list, s)
-				}
-			}
-			continue
-		}
-		for _, a := range addrs {
-			if seen[a] {
-				continue
-			}
-			seen[a] = true
-			s := have[key{a, c.Address}]
-			if s == nil {
-				s = pool.NewServer(a, c.Address, c.Weight, limits, p.queue)
-				s.Health.OnChange(m.onHealth(s))
-				changed = true
-			}
-			list = append(list, s)
-		}
-	}
-	return list, changed || len(list) != len(p.servers)
 }
 
 // onHealth is called whenever the health of s has changed. A usable one is given what waits, slowly if it may be cold. That is one that
@@ -148,47 +106,19 @@ func (m *servers) onHealth(s *pool.Server) func(usable, cold bool) {
 	}
 }
 
-// addresses turns host:port into addresses, sorted.
-func (m *servers) addresses(authority string) ([]netip.AddrPort, error) {
-	if a, err := netip.ParseAddrPort(authority); err == nil {
-		return []netip.AddrPort{a}, nil
-	}
-	host, portText, err := net.SplitHostPort(authority)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(m.ctx, 5*time.Second)
-	defer cancel()
-	port, err := net.DefaultResolver.LookupPort(ctx, "tcp", portText)
-	if err != nil {
-		return nil, err
-	}
-	ips, err := m.lookup(ctx, host)
-	if err != nil {
-		return nil, err
-	}
-	var out []netip.AddrPort
-	for _, ip := range ips {
-		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Compare(out[j]) < 0 })
-	return out, nil
-}
-
 // apply puts a pool's limits, weights and length of the queue in force, which belong to objects that outlive a table.
 func (g *Gateway) apply(p *poolTable) {
 	p.queue.SetMax(p.cfg.Queue.Max)
-	for _, s := range p.servers {
-		c := p.configured(s)
-		s.SetWeight(c.Weight)
-		s.SetLimits(pool.Limits{MaxConnections: c.MaxConnections, ConnectionShare: p.cfg.ConnectionShare, Reserve: p.cfg.Reserve})
-		g.onCap(s)
+	for _, o := range p.members {
+		o.server.ResetWeight(o.weight)
 	}
+	g.servers.limit(p)
 }
 
-// start begins to check the servers of the table and to ask host names again.
+// start begins to check the servers of the table and to follow their names.
 func (m *servers) start(t *table) {
 	for _, p := range t.pools {
+		m.limit(p)
 		m.check(p, p.servers)
 	}
 	m.group.Go(m.follow)
@@ -262,56 +192,6 @@ func (m *servers) onMaxConnections(s *pool.Server) func(int) {
 	}
 }
 
-// follow asks the host names again and again, and puts a new table in force when addresses have changed.
-func (m *servers) follow() {
-	ticker := time.NewTicker(resolveInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-m.ctx.Done():
-			return
-		case <-ticker.C:
-			for _, p := range m.gw.table.Load().pools {
-				if p.hasNames() {
-					m.refresh(p.name)
-				}
-			}
-		}
-	}
-}
-
-// hasNames says whether a server of the pool is configured by its host name.
-func (p *poolTable) hasNames() bool {
-	for _, c := range p.cfg.Servers {
-		if _, err := netip.ParseAddrPort(c.Address); err != nil {
-			return true
-		}
-	}
-	return false
-}
-
-// refresh resolves one pool again.
-func (m *servers) refresh(name string) {
-	m.changing.Lock()
-	defer m.changing.Unlock()
-	old := m.gw.table.Load()
-	for i, p := range old.pools {
-		if p.name != name {
-			continue
-		}
-		list, changed := m.resolve(p)
-		if !changed || len(list) == 0 {
-			return
-		}
-		next := old.withServers(i, list)
-		m.gw.log.Info("the addresses of a pool have changed", "pool", name, "servers", len(list))
-		m.check(next.pools[i], list)
-		m.gw.swap(next)
-		m.retire(next)
-		return
-	}
-}
-
 // retire stops the checkers of servers that the table does not name any more.
 func (m *servers) retire(t *table) {
 	m.mu.Lock()
@@ -328,6 +208,7 @@ func (m *servers) retire(t *table) {
 func (m *servers) stop() {
 	if m.cancel != nil {
 		m.cancel()
+		m.names.Close()
 	}
 	m.group.Wait()
 }

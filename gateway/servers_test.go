@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -10,8 +9,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"icapgate/configs"
+	"icapgate/gateway/discovery"
 	"icapgate/pool"
 )
 
@@ -33,17 +34,25 @@ func (b *nameBook) forget(name string) {
 	delete(b.names, name)
 }
 
-func (b *nameBook) lookup(_ context.Context, host string) (out []netip.Addr, err error) {
+func (b *nameBook) lookup(_ context.Context, q discovery.Question, _ discovery.Answer) (a discovery.Answer, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	addrs, ok := b.names[host]
-	if !ok {
-		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	for _, s := range b.names[q.Name] {
+		a.Targets = append(a.Targets, discovery.Target{Addr: netip.MustParseAddr(s)})
 	}
-	for _, a := range addrs {
-		out = append(out, netip.MustParseAddr(a))
+	if len(a.Targets) == 0 {
+		return a, &discovery.Error{Result: discovery.NotFound, Name: q.Name, Reason: "no such name"}
 	}
-	return out, nil
+	a.TTL = discovery.NoTTL
+	return a, nil
+}
+
+// ask has the names of a pool looked up, and returns what it finds.
+func (b *nameBook) ask(t *testing.T, m *servers, p *poolTable) []member {
+	t.Helper()
+	m.names.Use(b.lookup, time.Hour)
+	m.names.Follow(t.Context(), questions(&configs.Config{Pools: []configs.Pool{p.cfg}}))
+	return m.resolve(p)
 }
 
 // newTestServers returns the control plane of a gateway without loops, and the resolver that it asks.
@@ -53,9 +62,7 @@ func newTestServers(t *testing.T, names map[string][]string) (*servers, *nameBoo
 	m := &g.servers
 	m.init(g)
 	t.Cleanup(m.stop)
-	book := &nameBook{names: names}
-	m.lookup = book.lookup
-	return m, book
+	return m, &nameBook{names: names}
 }
 
 // poolOf returns a pool that has not been resolved yet.
@@ -75,9 +82,9 @@ func named(addresses ...string) (list []configs.Server) {
 }
 
 // describe lists servers as "address of authority".
-func describe(list []*pool.Server) (out []string) {
-	for _, s := range list {
-		out = append(out, s.Name+" of "+s.Authority)
+func describe(list []member) (out []string) {
+	for _, o := range list {
+		out = append(out, o.server.Name+" of "+o.server.Authority)
 	}
 	return out
 }
@@ -91,13 +98,11 @@ func TestResolve(t *testing.T) {
 	}{
 		{"an address", nil, []string{"192.0.2.1:1344"}, []string{"192.0.2.1:1344 of 192.0.2.1:1344"}},
 		{"an IPv6 address", nil, []string{"[2001:db8::1]:1344"}, []string{"[2001:db8::1]:1344 of [2001:db8::1]:1344"}},
-		{"a name is one server per address, by address", map[string][]string{"dlp": {"192.0.2.20", "192.0.2.3", "2001:db8::1", "192.0.2.100"}},
+		{"a name is one server per address, by address", map[string][]string{"dlp": {"192.0.2.3", "192.0.2.20", "192.0.2.100", "2001:db8::1"}},
 			[]string{"dlp:1344"},
 			[]string{"192.0.2.3:1344 of dlp:1344", "192.0.2.20:1344 of dlp:1344", "192.0.2.100:1344 of dlp:1344", "[2001:db8::1]:1344 of dlp:1344"}},
 		{"the order of the configuration", map[string][]string{"b": {"192.0.2.1"}, "a": {"192.0.2.2"}}, []string{"b:1", "192.0.2.9:1", "a:1"},
 			[]string{"192.0.2.1:1 of b:1", "192.0.2.9:1 of 192.0.2.9:1", "192.0.2.2:1 of a:1"}},
-		{"an address that a name gives twice", map[string][]string{"dlp": {"192.0.2.1", "192.0.2.1"}}, []string{"dlp:1"}, []string{"192.0.2.1:1 of dlp:1"}},
-		{"an address in both forms", map[string][]string{"dlp": {"192.0.2.1", "::ffff:192.0.2.1"}}, []string{"dlp:1"}, []string{"192.0.2.1:1 of dlp:1"}},
 		{"an address of two names is the first one's", map[string][]string{"a": {"192.0.2.1", "192.0.2.2"}, "b": {"192.0.2.2", "192.0.2.3"}}, []string{"a:1", "b:1"},
 			[]string{"192.0.2.1:1 of a:1", "192.0.2.2:1 of a:1", "192.0.2.3:1 of b:1"}},
 		{"ports tell servers apart", map[string][]string{"a": {"192.0.2.1"}}, []string{"a:1", "a:2"}, []string{"192.0.2.1:1 of a:1", "192.0.2.1:2 of a:2"}},
@@ -106,10 +111,9 @@ func TestResolve(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			m, _ := newTestServers(t, tt.names)
-			list, changed := m.resolve(poolOf(named(tt.servers...)...))
-			if got := describe(list); !slices.Equal(got, tt.want) || !changed {
-				t.Errorf("got %q, changed %v; want %q", got, changed, tt.want)
+			m, book := newTestServers(t, tt.names)
+			if got := describe(book.ask(t, m, poolOf(named(tt.servers...)...))); !slices.Equal(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
 	}
@@ -117,12 +121,12 @@ func TestResolve(t *testing.T) {
 
 // What the configuration says of a name holds for each of its servers.
 func TestResolveTakesSettings(t *testing.T) {
-	m, _ := newTestServers(t, map[string][]string{"dlp": {"192.0.2.1", "192.0.2.2"}})
+	m, book := newTestServers(t, map[string][]string{"dlp": {"192.0.2.1", "192.0.2.2"}})
 	p := poolOf(configs.Server{Address: "dlp:1", Weight: 7, MaxConnections: 40}, configs.Server{Address: "192.0.2.3:1", Weight: 0})
-	p.cfg.ConnectionShare, p.cfg.Reserve = 2, 3
-	list, _ := m.resolve(p)
+	p.cfg.ConnectionShare, p.cfg.Reserve = "2", 3
+	list := book.ask(t, m, p)
 	for i, want := range []struct{ weight, cap int }{{7, 17}, {7, 17}, {0, 0}} {
-		if s := list[i]; s.Weight() != want.weight || s.Cap() != want.cap || s.Queue != p.queue {
+		if s := list[i].server; s.Weight() != want.weight || s.Cap() != want.cap || s.Queue != p.queue {
 			t.Errorf("%s has weight %d and cap %d, want %+v", s.Name, s.Weight(), s.Cap(), want)
 		}
 	}
@@ -134,47 +138,31 @@ func TestResolveAgain(t *testing.T) {
 	p := poolOf(named("a:1", "b:1")...)
 	again := func(changedWant bool, want ...string) {
 		t.Helper()
-		before := p.servers
-		list, changed := m.resolve(p)
-		if got := describe(list); !slices.Equal(got, want) || changed != changedWant {
+		list := book.ask(t, m, p)
+		if got, changed := describe(list), !slices.Equal(list, p.members); !slices.Equal(got, want) || changed != changedWant {
 			t.Errorf("got %q, changed %v; want %q, %v", got, changed, want, changedWant)
 		}
-		for _, s := range list {
-			for _, o := range before {
-				if o.Name == s.Name && o.Authority == s.Authority && o != s {
-					t.Errorf("%s is another object", s.Name)
+		for _, is := range list {
+			for _, was := range p.servers {
+				if was.Name == is.server.Name && was.Authority == is.server.Authority && was != is.server {
+					t.Errorf("%s is another object", was.Name)
 				}
 			}
 		}
-		p.servers = list
+		p.setServers(list)
 	}
 	again(true, "192.0.2.1:1 of a:1", "192.0.2.2:1 of a:1", "192.0.2.9:1 of b:1")
-	again(false, "192.0.2.1:1 of a:1", "192.0.2.2:1 of a:1", "192.0.2.9:1 of b:1")
-	book.set("a", "192.0.2.2", "192.0.2.1") // names rotate their addresses
 	again(false, "192.0.2.1:1 of a:1", "192.0.2.2:1 of a:1", "192.0.2.9:1 of b:1")
 	book.set("a", "192.0.2.2", "192.0.2.3") // one for another
 	again(true, "192.0.2.2:1 of a:1", "192.0.2.3:1 of a:1", "192.0.2.9:1 of b:1")
 	book.forget("a") // the resolver has a bad time
 	again(false, "192.0.2.2:1 of a:1", "192.0.2.3:1 of a:1", "192.0.2.9:1 of b:1")
-	book.set("b") // and now another name changes
-	again(true, "192.0.2.2:1 of a:1", "192.0.2.3:1 of a:1")
+	book.set("b") // and another name is gone
+	again(false, "192.0.2.2:1 of a:1", "192.0.2.3:1 of a:1", "192.0.2.9:1 of b:1")
 	book.set("b", "192.0.2.3", "192.0.2.4") // one of them is a's still
 	again(true, "192.0.2.2:1 of a:1", "192.0.2.3:1 of a:1", "192.0.2.4:1 of b:1")
 	book.set("a", "192.0.2.2") // and now it is b's: another authority, so another server
 	again(true, "192.0.2.2:1 of a:1", "192.0.2.3:1 of b:1", "192.0.2.4:1 of b:1")
-}
-
-func TestAddressesFaults(t *testing.T) {
-	m, _ := newTestServers(t, nil)
-	for _, authority := range []string{"", "dlp", "dlp:no-such-port", "dlp:1", ":::1"} {
-		if got, err := m.addresses(authority); err == nil {
-			t.Errorf("%q gave %v, want an error", authority, got)
-		}
-	}
-	var dns *net.DNSError
-	if _, err := m.addresses("dlp:1"); !errors.As(err, &dns) {
-		t.Errorf("the resolver's error is lost: %v", err)
-	}
 }
 
 // listenOn opens one port on several loopback addresses, as the servers of one name have it.
@@ -224,9 +212,7 @@ func newNamedGateway(t *testing.T) *namedGateway {
 		n.fakes = append(n.fakes, serveFake(t, ln, nil))
 	}
 	n.testGateway = startGateway(t, []string{"localhost:" + port}, quiet, "")
-	n.servers.changing.Lock() // nobody resolves now
-	n.servers.lookup = n.book.lookup
-	n.servers.changing.Unlock()
+	n.servers.names.Use(n.book.lookup, time.Hour)
 	n.now(hosts[:2]...)
 	n.ready()
 	return n
@@ -235,7 +221,12 @@ func newNamedGateway(t *testing.T) *namedGateway {
 // now lets the name have other addresses, and the gateway ask for them.
 func (n *namedGateway) now(addrs ...string) {
 	n.book.set("localhost", addrs...)
-	n.servers.refresh("dlp")
+	n.refresh()
+}
+
+func (n *namedGateway) refresh() {
+	n.servers.names.Follow(n.t.Context(), []discovery.Question{discovery.Host("localhost")})
+	n.servers.refresh()
 }
 
 // server is the server of an address, nil if the table has none.
@@ -279,16 +270,15 @@ func TestRefresh(t *testing.T) {
 	table := n.table.Load()
 	kept, gone := n.server("127.0.0.1"), n.server("127.0.0.2")
 	if len(table.pools[0].servers) != 2 || kept == nil || gone == nil {
-		t.Fatalf("servers %q, want the two addresses", describe(table.pools[0].servers))
+		t.Fatalf("servers %q, want the two addresses", describe(table.pools[0].members))
 	}
 
-	n.now("127.0.0.2", "127.0.0.1")
+	n.now("127.0.0.1", "127.0.0.2")
 	if n.table.Load() != table {
 		t.Error("the table was replaced although nothing has changed")
 	}
 	n.book.forget("localhost")
-	n.servers.refresh("dlp")
-	n.servers.refresh("no such pool")
+	n.refresh()
 	n.now()
 	if n.table.Load() != table {
 		t.Error("the table was replaced although the resolver had no answer")
@@ -305,7 +295,7 @@ func TestRefresh(t *testing.T) {
 	next := n.table.Load()
 	added := n.server("127.0.0.3")
 	if next == table || added == nil || n.server("127.0.0.2") != nil || n.server("127.0.0.1") != kept {
-		t.Fatalf("servers %q, want the kept one as it was and the new one", describe(next.pools[0].servers))
+		t.Fatalf("servers %q, want the kept one as it was and the new one", describe(next.pools[0].members))
 	}
 	if len(table.pools[0].servers) != 2 || table.pools[0].servers[1] != gone {
 		t.Error("the old table has changed")

@@ -39,6 +39,7 @@ type poolTable struct {
 	cfg     configs.Pool
 	tls     *tls.Config // nil: plain
 	servers []*pool.Server
+	members []member                // parallel to servers
 	queue   *pool.Queue             // lives on in later tables
 	budget  *pool.Budget            // likewise
 	paths   []string                // what the checks ask for
@@ -53,6 +54,15 @@ type poolTable struct {
 	otherPaths bool // a prefix leads here, too: a server without any of paths may still be of use
 }
 
+// member is a server of a pool, and what the configuration and DNS say of it.
+type member struct {
+	server         *pool.Server
+	from           string // the address in the configuration
+	weight         int
+	tier           int
+	maxConnections int
+}
+
 // hashing is what a pool with balance: hash goes by.
 type hashing struct {
 	key    hashKey
@@ -60,28 +70,21 @@ type hashing struct {
 }
 
 // setServers gives the pool its servers, and makes what follows from them.
-func (p *poolTable) setServers(list []*pool.Server) {
-	p.servers = list
+func (p *poolTable) setServers(list []member) {
+	p.members, p.servers = list, nil
+	for _, o := range list {
+		p.servers = append(p.servers, o.server)
+	}
 	p.setTiers()
 	if !balancer.Hashes(p.cfg.Balance) {
 		return
 	}
 	names, weights := make([]string, len(list)), make([]int32, len(list))
-	for i, s := range list {
-		names[i] = s.Name
-		weights[i] = int32(max(p.configured(s).Weight, 1)) // one of weight 0 may get some at run time
+	for i, o := range list {
+		names[i] = o.server.Name
+		weights[i] = int32(max(o.weight, 1)) // one of weight 0 may get some at run time
 	}
 	p.hash = &hashing{newHashKey(p.cfg.HashOn), balancer.NewMaglev(names, weights)}
-}
-
-// configured is what the configuration says of a server.
-func (p *poolTable) configured(s *pool.Server) configs.Server {
-	for _, c := range p.cfg.Servers {
-		if c.Address == s.Authority {
-			return c
-		}
-	}
-	return configs.DefaultServer()
 }
 
 // match finds the route for a request. Without one, status is the answer: 404 or, when only the method does not fit, 405.
@@ -167,7 +170,7 @@ func (p *poolTable) addPath(path string, methods [icap.NumMethods]bool) int {
 }
 
 // withServers returns a copy of t in which pool i has other servers.
-func (t *table) withServers(i int, list []*pool.Server) *table {
+func (t *table) withServers(i int, list []member) *table {
 	p := *t.pools[i]
 	p.setServers(list)
 	out := &table{idHeader: t.idHeader, pools: append([]*poolTable(nil), t.pools...)}

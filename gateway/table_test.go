@@ -167,7 +167,7 @@ func TestWithServers(t *testing.T) {
 	a, b := old.pools[0], old.pools[1]
 	was, kept := a.servers[0], b.servers[0]
 	added := pool.NewServer(netip.MustParseAddrPort("192.0.2.9:1344"), "dlp:1344", 1, pool.Limits{}, a.queue)
-	next := old.withServers(0, []*pool.Server{added})
+	next := old.withServers(0, []member{{server: added}})
 
 	if len(a.servers) != 1 || a.servers[0] != was || old.routes[0].pool != a || !old.names(was) || old.names(added) {
 		t.Error("the old table has changed")

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"math"
 	"net/netip"
 	"sync/atomic"
 
@@ -20,7 +21,7 @@ type Server struct {
 	expedite atomic.Pointer[func()]
 	limits   atomic.Pointer[Limits]
 
-	weight    atomic.Int32
+	weight    atomic.Int32 // twice the weight, and 1 if an operator has set it
 	learnt    atomic.Int32 // Max-Connections as the server last said, 0: nothing said
 	conns     atomic.Int32 // slots taken: connecting, busy and idle connections
 	idle      atomic.Int32 // idle ones among them
@@ -33,14 +34,17 @@ type Server struct {
 // Limits is what the configuration says about a server's connections.
 type Limits struct {
 	MaxConnections  int // 0: as learnt from the server, none learnt: unlimited
-	ConnectionShare int // gateways that share the server's cap, >= 1
+	ConnectionShare int // gateways that share the server's cap, >= 1, or ShareUnknown
 	Reserve         int // connections left free for checks
 }
+
+// ShareUnknown is a ConnectionShare that leaves one connection: any number of gateways could be there.
+const ShareUnknown = math.MaxInt32
 
 // NewServer returns a server without connections.
 func NewServer(addr netip.AddrPort, authority string, weight int, l Limits, q *Queue) *Server {
 	s := &Server{Addr: addr, Name: addr.String(), Authority: authority, Health: new(health.Status), Queue: q}
-	s.weight.Store(int32(weight))
+	s.ResetWeight(weight)
 	s.limits.Store(&l)
 	return s
 }
@@ -59,8 +63,23 @@ func (s *Server) Expedite() {
 func (s *Server) SetLimits(l Limits) { s.limits.Store(&l) }
 
 // Weight is the server's share of new requests; 0: none.
-func (s *Server) Weight() int     { return int(s.weight.Load()) }
-func (s *Server) SetWeight(w int) { s.weight.Store(int32(w)) }
+func (s *Server) Weight() int { return int(s.weight.Load() >> 1) }
+
+// SetWeight is an operator's word, which lasts until ResetWeight.
+func (s *Server) SetWeight(w int) { s.weight.Store(int32(w)<<1 | 1) }
+
+// ResetWeight puts the weight of a configuration in force.
+func (s *Server) ResetWeight(w int) { s.weight.Store(int32(w) << 1) }
+
+// FollowWeight puts a weight in force that DNS has changed, unless an operator has set one.
+func (s *Server) FollowWeight(w int) {
+	for {
+		was := s.weight.Load()
+		if was&1 != 0 || s.weight.CompareAndSwap(was, int32(w)<<1) {
+			return
+		}
+	}
+}
 
 // Parts is into how many parts a unit of weight is divided, so that a server can have less than one in slow start. leastParts is what it begins with.
 const (
@@ -73,7 +92,7 @@ func (s *Server) StartSlowly(now int64) { s.startedAt.Store(now) }
 
 // Share is the weight of now in Parts: a tenth of it at the beginning of a slow start, which takes span ns, and all of it at its end.
 func (s *Server) Share(now, span int64) int32 {
-	weight := s.weight.Load()
+	weight := s.weight.Load() >> 1
 	if at := s.startedAt.Load(); at != 0 && span > 0 && now-at < span {
 		return weight * (leastParts + int32((Parts-leastParts)*max(now-at, 0)/span))
 	}

@@ -33,6 +33,7 @@ func TestCap(t *testing.T) {
 		{"share larger than the cap", 0, 3, 10, 1, 1},
 		{"one", 1, 0, 1, 1, 1},
 		{"share not set", 10, 0, 0, 1, 9},
+		{"share not known", 1000, 0, ShareUnknown, 0, 1},
 		{"learnt beyond all bounds", 0, 1 << 40, 1, 0, 1 << 30},
 		{"learnt nonsense", 0, -5, 1, 1, 0},
 	}
@@ -185,4 +186,22 @@ func TestSlowStart(t *testing.T) {
 	share(at-1, 0, 4*Parts)
 	s.SetWeight(0)
 	share(at, span, 0)
+}
+
+// What an operator has set stays until a configuration comes, whatever DNS says meanwhile.
+func TestWeights(t *testing.T) {
+	s := newTestServer(Limits{ConnectionShare: 1})
+	for i, step := range []struct {
+		do   func(int)
+		w    int
+		want int
+	}{
+		{s.FollowWeight, 5, 5}, {s.FollowWeight, 0, 0}, {s.SetWeight, 256, 256}, {s.FollowWeight, 7, 256}, {s.SetWeight, 0, 0}, {s.FollowWeight, 7, 0},
+		{s.ResetWeight, 3, 3}, {s.FollowWeight, 4, 4},
+	} {
+		step.do(step.w)
+		if got := s.Weight(); got != step.want || s.Share(0, 0) != int32(step.want)*Parts {
+			t.Errorf("step %d: weight %d, share %d, want %d", i+1, got, s.Share(0, 0), step.want)
+		}
+	}
 }

@@ -150,14 +150,44 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	}
 	for _, p := range s.Pools {
 		t.Flush() // each table has columns of its own
-		fmt.Fprintf(out, "\nPool %s, %d waiting%s\n", p.Name, p.Queue, selected(p))
+		fmt.Fprintf(out, "\nPool %s, %d waiting%s%s\n", p.Name, p.Queue, selected(p), shared(p))
 		fmt.Fprintln(t, "SERVER\tHEALTH\tADMIN\tWEIGHT\tIN FLIGHT\tCONNECTIONS\tIDLE\tCAP\tREQUESTS\tREMARK")
 		for _, srv := range p.Servers {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%s\n", srv.Address, healthSince(srv, now), srv.Admin, srv.Weight,
 				srv.InFlight, srv.Connections, srv.Idle, limit(srv.Cap), srv.Requests, remark(srv))
 		}
 	}
+	if len(s.Names) > 0 {
+		t.Flush()
+		fmt.Fprintln(t, "\nNAME\tADDRESSES\tTTL\tLOOKED UP\tREMARK")
+		for _, n := range s.Names {
+			fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\n", n.Name, len(n.Addresses), ttl(n), ago(n.Asked, now), nameRemark(n, now))
+		}
+	}
 	return t.Flush()
+}
+
+// ttl is how long DNS says that a name's addresses hold.
+func ttl(n admin.NameStatus) string {
+	if n.TTLSeconds == nil {
+		return "-"
+	}
+	return seconds(*n.TTLSeconds).String()
+}
+
+func ago(at, now time.Time) string {
+	if at.IsZero() {
+		return "never"
+	}
+	return fmt.Sprintf("%v ago", max(0, now.Sub(at).Truncate(time.Second)))
+}
+
+// nameRemark says what is wrong with a name, "-" if nothing is.
+func nameRemark(n admin.NameStatus, now time.Time) string {
+	if n.LastError == "" {
+		return "-"
+	}
+	return fmt.Sprintf("fails since %v: %s", max(0, now.Sub(n.FailingSince).Truncate(time.Second)), strings.Join(strings.Fields(n.LastError), " "))
 }
 
 // selected says what is special about who gets the requests of a pool, "" if nothing is.
@@ -169,6 +199,17 @@ func selected(p admin.PoolStatus) string {
 		return fmt.Sprintf(", tiers up to %d in use", p.Tier)
 	}
 	return ""
+}
+
+// shared says how many gateways share the limits of the servers, "" if this is the only one.
+func shared(p admin.PoolStatus) string {
+	switch p.ConnectionShare {
+	case 0:
+		return ", number of gateways not known yet: one connection to each server with a limit"
+	case 1:
+		return ""
+	}
+	return fmt.Sprintf(", limits shared by %d gateways", p.ConnectionShare)
 }
 
 func seconds(n float64) time.Duration { return time.Duration(n) * time.Second }
@@ -191,6 +232,9 @@ func limit(n int) string {
 // remark says in one line why a server is not used for everything, "-" if there is nothing to say.
 func remark(s admin.ServerStatus) string {
 	var remarks []string
+	if s.From != "" && s.From != s.Address {
+		remarks = append(remarks, "of "+s.From)
+	}
 	if s.Tier > 0 {
 		remarks = append(remarks, fmt.Sprintf("tier %d", s.Tier))
 	}

@@ -77,6 +77,12 @@ func TestPrintStatus(t *testing.T) {
 	status := g.Status()
 	status.Draining = true
 	status.Limits = admin.LimitsStatus{Connections: 480, MaxConnections: 480, Overloaded: []string{"connections"}}
+	ttl := 30.0
+	status.Pools[0].ConnectionShare, status.Pools[0].Servers[1].From = 1, "srv:_icap._tcp.example.com"
+	status.Names = []admin.NameStatus{
+		{Name: "gateways.example.com", LastError: "gateways.example.com.: SERVFAIL\nfrom nameserver 10.0.0.2:53", Asked: now.Add(-3 * time.Second), FailingSince: now.Add(-time.Minute)},
+		{Name: "srv:_icap._tcp.example.com", Addresses: []string{"10.0.0.2:1344"}, TTLSeconds: &ttl, Asked: now.Add(-time.Second)},
+	}
 	var out bytes.Buffer
 	if err := printStatus(&out, status, now); err != nil {
 		t.Fatal(err)
@@ -90,11 +96,15 @@ icaps     icaps://192.0.2.1:11344  12
 Pool dlp, 3 waiting
 SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  REMARK
 10.0.0.1:1344  up 3m12s  ready  1       2          5            3     99    1234      -
-10.0.0.2:1344  down      drain  2       0          0            0     none  0         connection refused; does not know /a, /b
+10.0.0.2:1344  down      drain  2       0          0            0     none  0         of srv:_icap._tcp.example.com; connection refused; does not know /a, /b
 
-Pool av, 0 waiting, tiers up to 1 in use
+Pool av, 0 waiting, tiers up to 1 in use, number of gateways not known yet: one connection to each server with a limit
 SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  REMARK
 10.0.0.2:1344  checking  ready  1       0          0            0     none  0         tier 1; slow start: its weight is 0.25
+
+NAME                        ADDRESSES  TTL  LOOKED UP  REMARK
+gateways.example.com        0          -    3s ago     fails since 1m0s: gateways.example.com.: SERVFAIL from nameserver 10.0.0.2:53
+srv:_icap._tcp.example.com  1          30s  1s ago     -
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)

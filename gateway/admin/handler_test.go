@@ -53,19 +53,21 @@ func (g *fakeGateway) record(command string) error {
 
 // newFakeGateway has a server that is in one pool and one that is in two.
 func newFakeGateway() *fakeGateway {
+	ttl := 30.0
 	return &fakeGateway{status: Status{
 		Version:       "1.2.3",
 		UptimeSeconds: 3725,
 		Limits:        LimitsStatus{Connections: 12, MaxConnections: 12, Memory: 1 << 20, MaxMemory: 1 << 30, Overloaded: []string{"connections"}},
 		Listeners:     []ListenerStatus{{Name: "icaps", Address: ":11344", Sessions: 12}},
 		Pools: []PoolStatus{
-			{Name: "dlp", Queue: 3, Servers: []ServerStatus{
-				{Address: "192.0.2.1:1344", Health: "up", Admin: "ready", Weight: 2, Share: 0.5, InFlight: 4, Connections: 6, Idle: 2, Cap: 16,
+			{Name: "dlp", Queue: 3, ConnectionShare: 3, Servers: []ServerStatus{
+				{Address: "192.0.2.1:1344", From: "dlp.test:1344", Authority: "dlp.test:1344", Health: "up", Admin: "ready", Weight: 2, Share: 0.5, InFlight: 4, Connections: 6, Idle: 2, Cap: 16,
 					Requests: 1000, Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CheckSeconds: 0.002},
 				{Address: "192.0.2.2:1344", Health: "down", Admin: "drain", Weight: 1, LastError: "<b>no answer</b> within 2s", MissingPaths: []string{"/scan"}},
 			}},
-			{Name: "av", Servers: []ServerStatus{{Address: "192.0.2.2:1344", Health: "checking", Admin: "ready"}}},
+			{Name: "av", ConnectionShare: 1, Servers: []ServerStatus{{Address: "192.0.2.2:1344", Health: "checking", Admin: "ready"}}},
 		},
+		Names: []NameStatus{{Name: "dlp.test", Addresses: []string{"192.0.2.1"}, TTLSeconds: &ttl, Asked: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), LastError: "dlp.test.: SERVFAIL"}},
 	}}
 }
 
@@ -163,13 +165,13 @@ func TestStatusJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]any{
-		"address": "192.0.2.1:1344", "health": "up", "admin": "ready", "tier": 0.0, "weight": 2.0, "share": 0.5, "in_flight": 4.0, "connections": 6.0,
+		"address": "192.0.2.1:1344", "from": "dlp.test:1344", "authority": "dlp.test:1344", "health": "up", "admin": "ready", "tier": 0.0, "weight": 2.0, "share": 0.5, "in_flight": 4.0, "connections": 6.0,
 		"idle": 2.0, "cap": 16.0, "requests": 1000.0, "since": "2026-01-02T03:04:05Z", "check_seconds": 0.002, "last_error": "", "istag_changes": 0.0,
 	}
 	if diff := cmp.Diff(want, tree.Pools[0].Servers[0]); diff != "" {
 		t.Errorf("names of a server's fields:\n%s", diff)
 	}
-	empty := get(t, &fakeGateway{status: Status{Pools: []PoolStatus{{Name: "p"}}}}, "/status").Body.String()
+	empty := get(t, &fakeGateway{status: Status{Pools: []PoolStatus{{Name: "p"}}, Names: []NameStatus{{Name: "n"}}}}, "/status").Body.String()
 	if strings.Contains(empty, "null") {
 		t.Errorf("lists without elements are null:\n%s", empty)
 	}
@@ -182,7 +184,8 @@ func TestPage(t *testing.T) {
 		t.Fatalf("%d, %q", w.Code, w.Header().Get("Content-Type"))
 	}
 	for _, want := range []string{"1.2.3", "1h2m", "icaps", ":11344", "Pool dlp", "3 waiting", "192.0.2.1:1344",
-		`class="down">down`, "&lt;b&gt;no answer&lt;/b&gt; within 2s", "not used for /scan"} {
+		`class="down">down`, "&lt;b&gt;no answer&lt;/b&gt; within 2s", "not used for /scan",
+		"limits shared by 3 gateways", "of dlp.test:1344", "30 s", "SERVFAIL"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not show %q", want)
 		}

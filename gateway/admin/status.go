@@ -10,6 +10,7 @@ type Status struct {
 	Limits        LimitsStatus     `json:"limits"`
 	Listeners     []ListenerStatus `json:"listeners"`
 	Pools         []PoolStatus     `json:"pools"`
+	Names         []NameStatus     `json:"names"`
 }
 
 // LimitsStatus is how near the gateway is to refusing new clients.
@@ -37,11 +38,15 @@ type PoolStatus struct {
 	Tier    int            `json:"tier"`  // the highest one whose servers get requests
 	Panic   bool           `json:"panic"` // so few servers are usable that requests go to all of them, whatever the checks say
 	Servers []ServerStatus `json:"servers"`
+
+	ConnectionShare int `json:"connection_share"` // number of gateways that share the servers' caps, 0: DNS has not told it yet
 }
 
 // ServerStatus is one server of a pool.
 type ServerStatus struct {
 	Address      string    `json:"address"`     // ip:port
+	From         string    `json:"from"`        // the address in the configuration: the same, or a name
+	Authority    string    `json:"authority"`   // host:port that the server is spoken to as; of an SRV record its target
 	Health       string    `json:"health"`      // checking, up, down
 	Admin        string    `json:"admin"`       // ready, drain, maintenance
 	Tier         int       `json:"tier"`        // above 0: a backup
@@ -75,6 +80,17 @@ type OptionsStatus struct {
 	Seen           time.Time `json:"seen"` // when it was last said
 }
 
+// NameStatus is a name in the configuration that DNS is asked about.
+type NameStatus struct {
+	Name         string    `json:"name"`                  // a host name, or srv: and the name of SRV records
+	Addresses    []string  `json:"addresses"`             // as in use; of SRV records with ports
+	TTLSeconds   *float64  `json:"ttl_seconds,omitempty"` // of the last good answer; none: the hosts file has it
+	Asked        time.Time `json:"asked,omitzero"`        // when the latest lookup ended
+	Next         time.Time `json:"next,omitzero"`         // when the next one begins
+	LastError    string    `json:"last_error"`            // of the latest lookup, "": none
+	FailingSince time.Time `json:"failing_since,omitzero"`
+}
+
 // SlowStart says whether the server has not come to its full weight yet.
 func (s ServerStatus) SlowStart() bool { return s.Share > 0 && s.Share < float64(s.Weight) }
 
@@ -86,6 +102,14 @@ func (s Status) listed() Status {
 	if s.Listeners == nil {
 		s.Listeners = []ListenerStatus{}
 	}
+	names := make([]NameStatus, len(s.Names))
+	for i, n := range s.Names {
+		if n.Addresses == nil {
+			n.Addresses = []string{}
+		}
+		names[i] = n
+	}
+	s.Names = names
 	pools := make([]PoolStatus, len(s.Pools))
 	for i, p := range s.Pools {
 		if p.Servers == nil {

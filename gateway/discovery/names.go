@@ -3,8 +3,10 @@ package discovery
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,11 +71,17 @@ func NewNames(log *slog.Logger) *Names {
 	return n
 }
 
-// Follow asks the questions, also those that are followed already, and goes on to ask them from then on: every interval, or as often as the TTLs want it.
-// It returns when each has an answer or has failed once, at the latest at the end of ctx.
-func (n *Names) Follow(ctx context.Context, questions []Question, lookup Lookup, interval time.Duration) {
+// Use says how to look names up and how often: every interval, or when the TTL is over, if that is sooner. It comes before Follow.
+func (n *Names) Use(lookup Lookup, interval time.Duration) {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.lookup, n.interval = lookup, interval
+}
+
+// Follow asks the questions, also those that are followed already, and goes on to ask them from then on. It returns when each has an answer or has
+// failed once, at the latest at the end of ctx.
+func (n *Names) Follow(ctx context.Context, questions []Question) {
+	n.mu.Lock()
 	var all []*name
 	for _, q := range questions {
 		o := n.names[q]
@@ -112,6 +120,17 @@ func (n *Names) Changed() <-chan struct{} { return n.changed }
 func (n *Names) Close() {
 	n.cancel()
 	n.asking.Wait()
+}
+
+// States is what is known about all names, in the order of their names.
+func (n *Names) States() (list []State) {
+	n.mu.Lock()
+	questions := slices.SortedFunc(maps.Keys(n.names), func(a, b Question) int { return strings.Compare(a.String(), b.String()) })
+	n.mu.Unlock()
+	for _, q := range questions {
+		list = append(list, n.State(q))
+	}
+	return list
 }
 
 // Answer is the last good answer; false: there is none yet.

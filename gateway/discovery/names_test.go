@@ -110,7 +110,8 @@ func TestNamesByTTL(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n, b, _ := startNames(t)
 			b.set(q1, ttl, "192.0.2.1")
-			n.Follow(t.Context(), []Question{q1}, b.lookup, 30*time.Second)
+			n.Use(b.lookup, 30*time.Second)
+			n.Follow(t.Context(), []Question{q1})
 			if len(b.asked(q1)) != 1 {
 				t.Error("want one lookup by Follow")
 			}
@@ -138,7 +139,8 @@ func TestNamesFailing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, b, log := startNames(t)
 		b.fail(q1, Timeout)
-		n.Follow(t.Context(), []Question{q1}, b.lookup, 10*time.Second)
+		n.Use(b.lookup, 10*time.Second)
+		n.Follow(t.Context(), []Question{q1})
 		if _, ok := n.Answer(q1); ok {
 			t.Error("there is an answer")
 		}
@@ -198,7 +200,8 @@ func TestNamesPartly(t *testing.T) {
 		a := b.answers[q1]
 		a.Fault = &Error{NotFound, "a.test", "reason"}
 		b.answers[q1] = a
-		n.Follow(t.Context(), []Question{q1}, b.lookup, 10*time.Second)
+		n.Use(b.lookup, 10*time.Second)
+		n.Follow(t.Context(), []Question{q1})
 		if a, ok := n.Answer(q1); !ok || len(a.Targets) != 1 {
 			t.Errorf("%v, %v", a, ok)
 		}
@@ -218,10 +221,12 @@ func TestNamesFollow(t *testing.T) {
 		n, b, _ := startNames(t)
 		b.set(q1, NoTTL, "192.0.2.1")
 		b.set(q2, NoTTL, "192.0.2.2")
-		n.Follow(t.Context(), []Question{q1, q2}, b.lookup, time.Minute)
+		n.Use(b.lookup, time.Minute)
+		n.Follow(t.Context(), []Question{q1, q2})
 		<-n.Changed()
 		sleep(10 * time.Second)
-		n.Follow(t.Context(), []Question{q2}, b.lookup, 10*time.Second) // with a shorter interval
+		n.Use(b.lookup, 10*time.Second)
+		n.Follow(t.Context(), []Question{q2}) // with a shorter interval
 		if len(b.asked(q1)) != 1 || len(b.asked(q2)) != 2 {
 			t.Error("want a second lookup of one of them")
 		}
@@ -255,12 +260,14 @@ func TestNamesFollowEnds(t *testing.T) {
 			t.Cleanup(cancel)
 			return ctx
 		}
-		n.Follow(soon(), []Question{q1}, hang, time.Minute)
+		n.Use(hang, time.Minute)
+		n.Follow(soon(), []Question{q1})
 		if took := time.Since(begin); took != 5*time.Second || n.Lookups(Timeout) != 1 {
 			t.Errorf("took %v, %d timeouts", took, n.Lookups(Timeout))
 		}
 		sleep(2 * time.Second) // the next lookup hangs
-		n.Follow(soon(), []Question{q1}, b.lookup, time.Minute)
+		n.Use(b.lookup, time.Minute)
+		n.Follow(soon(), []Question{q1})
 		if took := time.Since(begin); took != 12*time.Second {
 			t.Errorf("took %v in all", took)
 		}
