@@ -57,10 +57,12 @@ type ListenerTimeouts struct {
 
 // Service routes requests to a pool; the first match wins.
 type Service struct {
-	Path         string   `yaml:"path"`     // exact, or a prefix if it ends in "*"
-	Listener     string   `yaml:"listener"` // "": every listener
-	Methods      []string `yaml:"methods"`  // empty: all
+	Path         string   `yaml:"path"`         // exact, or a prefix if it ends in "*"
+	Listener     string   `yaml:"listener"`     // "": every listener
+	Methods      []string `yaml:"methods"`      // empty: all
+	ServerNames  []string `yaml:"server_names"` // that the client's TLS asks for (SNI), *.example.com for all below; empty: all
 	Pool         string   `yaml:"pool"`
+	Rewrite      string   `yaml:"rewrite"` // path at the servers; ends in "*" if only the prefix is replaced; "": the same
 	PreserveHost bool     `yaml:"preserve_host"`
 	Duplicates   string   `yaml:"duplicates"` // avoid | accept: may a request be sent again once a server may have seen it whole?
 }

@@ -43,6 +43,9 @@ func (l *linter) listener(key string, in *Listener) {
 // service warns of a route that an earlier one leaves nothing for.
 func (l *linter) service(i int) {
 	later := &l.c.Services[i]
+	if len(later.ServerNames) > 0 && !slices.ContainsFunc(l.c.Listeners, func(in Listener) bool { return in.TLS != nil && (later.Listener == "" || later.Listener == in.Name) }) {
+		l.add(fmt.Sprintf("services[%d].server_names", i), "is never matched: no listener that leads here has tls")
+	}
 	if later.Duplicates == "avoid" {
 		for j := range l.c.Pools {
 			if p := &l.c.Pools[j]; p.Name == later.Pool && slices.Contains(p.Retry.On, "timeout") {
@@ -61,6 +64,9 @@ func (l *linter) service(i int) {
 // covers says whether every request that b matches is matched by a.
 func covers(a, b *Service) bool {
 	if a.Listener != "" && a.Listener != b.Listener {
+		return false
+	}
+	if len(a.ServerNames) > 0 && !slices.Equal(a.ServerNames, b.ServerNames) {
 		return false
 	}
 	ofB := b.Methods

@@ -43,7 +43,7 @@ func TestReferenceHasTheDefaults(t *testing.T) {
 
 	reqmod, others := DefaultService(), DefaultService()
 	reqmod.Path, reqmod.Listener, reqmod.Methods, reqmod.Pool = "/reqmod", "icaps", []string{"REQMOD"}, "dlp"
-	others.Pool = "scanners"
+	reqmod.ServerNames, others.Pool = []string{}, "scanners"
 	same("services", []Service{reqmod, others}, c.Services)
 
 	for _, p := range c.Pools {

@@ -224,6 +224,19 @@ func (v *validator) service(key string, s *Service) {
 	if path, prefix := strings.CutSuffix(s.Path, "*"); path != "" || !prefix {
 		v.path(key+".path", path)
 	}
+	for i, name := range s.ServerNames {
+		host := strings.TrimPrefix(name, "*.")
+		if _, err := netip.ParseAddr(host); err == nil || host == "" || checkHost(host) != nil || strings.HasSuffix(host, ".") {
+			v.add(fmt.Sprintf("%s.server_names[%d]", key, i), "%s is not a host name, allowed: such as gw.example.com, or *.example.com", quote(name))
+		}
+	}
+	if s.Rewrite != "" {
+		path, rest := strings.CutSuffix(s.Rewrite, "*")
+		v.path(key+".rewrite", path)
+		if rest && !strings.HasSuffix(s.Path, "*") {
+			v.add(key+".rewrite", "%s ends in *, and %s has no rest that it could stand for", quote(s.Rewrite), quote(s.Path))
+		}
+	}
 	for i, m := range s.Methods {
 		v.oneOf(fmt.Sprintf("%s.methods[%d]", key, i), "method", m, methods)
 	}

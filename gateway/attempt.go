@@ -218,7 +218,7 @@ func (t *transaction) sendLine(c *serverConn, end int) {
 	} else {
 		line = append(line, authority...)
 	}
-	line = append(line, b[:t.targetEnd]...)
+	line = t.route.appendTarget(line, b[:t.targetEnd])
 	line = append(line, " ICAP/1.0\r\nHost: "...)
 	if t.route.preserveHost {
 		line = append(line, b[t.authEnd:t.payload]...)

@@ -58,6 +58,7 @@ type Gateway struct {
 	limits   limits
 	spills   atomic.Pointer[spill.Store] // nil: no pool has had retry.spill
 	spillLog rateLimit
+	strayLog rateLimit // of requests for paths that nobody has
 	metrics  gatewayMetrics
 	servers  servers // control plane of the pools
 	retired  struct {

@@ -106,7 +106,7 @@ func (l *loop) rerouteWaiting() {
 	slices.SortFunc(waiting, func(a, b *transaction) int { return cmp.Compare(a.queuedAt, b.queuedAt) })
 	for _, t := range waiting {
 		path, _, _ := bytes.Cut(t.held.B[:t.targetEnd], []byte("?"))
-		if r, _ := l.table.match(t.s.listener.name, path, t.method); r != nil {
+		if r, _ := l.table.match(t.s.entrance, path, t.method); r != nil {
 			t.leaveQueue()
 			t.route, t.pool, t.tried = r, l.poolFor(r.pool), bitset{}
 			l.guard(&t.s.conn, t.next)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"icapgate/configs"
@@ -45,6 +46,7 @@ type session struct {
 	conn
 	listener   *listener
 	client     netip.AddrPort
+	entrance   entrance
 	tlsVersion string // "": plain
 
 	request requestState
@@ -64,7 +66,7 @@ type session struct {
 
 // newSession makes fd a session of l and starts it. The fd belongs to the loop from here on.
 func (l *loop) newSession(ls *listener, fd int, client netip.AddrPort, tls *tlsStream) {
-	s := &session{listener: ls, client: client}
+	s := &session{listener: ls, client: client, entrance: entrance{listener: ls.name}}
 	s.fd, s.owner, s.writable, s.readable = fd, s, true, true
 	s.timer.fire = func(int64) { l.guard(&s.conn, s.onTimer) }
 	s.tx.init(s)
@@ -72,6 +74,7 @@ func (l *loop) newSession(ls *listener, fd int, client netip.AddrPort, tls *tlsS
 	if tls != nil {
 		tls.attach(&s.conn)
 		s.tlsVersion = tlsVersionNames[tlsVersionIndex(tls.version())]
+		s.entrance.serverName = strings.ToLower(tls.serverName())
 	}
 	if err := l.adopt(&s.conn); err != nil {
 		l.log.Error("cannot watch a client connection", "error", err)

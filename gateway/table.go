@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"crypto/tls"
-	"slices"
-	"strings"
 
 	"icapgate/balancer"
 	"icapgate/configs"
@@ -17,20 +15,6 @@ type table struct {
 	routes   []*route
 	pools    []*poolTable
 	idHeader string // ICAP header for the transaction's id, "": none
-}
-
-// route is one service of the configuration.
-type route struct {
-	index        int    // place in table.routes: policies are kept per route and method
-	name         string // its path as configured
-	path         string
-	prefix       bool
-	listener     string // "": every listener
-	methods      [icap.NumMethods]bool
-	pool         *poolTable
-	checkPath    int // index of path among the pool's checked paths, -1: not checked on its own
-	preserveHost bool
-	onlyOnce     bool // duplicates: avoid
 }
 
 // poolTable is one pool of a table.
@@ -85,88 +69,6 @@ func (p *poolTable) setServers(list []member) {
 		weights[i] = int32(max(o.weight, 1)) // one of weight 0 may get some at run time
 	}
 	p.hash = &hashing{newHashKey(p.cfg.HashOn), balancer.NewMaglev(names, weights)}
-}
-
-// match finds the route for a request. Without one, status is the answer: 404 or, when only the method does not fit, 405.
-// OPTIONS fits every route of its listener and path.
-func (t *table) match(listener string, path []byte, m icap.Method) (r *route, status int) {
-	status = 404
-	for _, r := range t.routes {
-		if r.listener != "" && r.listener != listener {
-			continue
-		}
-		if r.prefix {
-			if len(path) < len(r.path) || string(path[:len(r.path)]) != r.path {
-				continue
-			}
-		} else if string(path) != r.path {
-			continue
-		}
-		if m == icap.MethodOptions || r.methods[m] {
-			return r, 0
-		}
-		status = 405
-	}
-	return nil, status
-}
-
-// newRoutes builds the routes of a configuration over its pools, and each pool's list of paths to check.
-func newRoutes(cfg *configs.Config, pools []*poolTable) []*route {
-	byName := make(map[string]*poolTable)
-	for _, p := range pools {
-		byName[p.name] = p
-	}
-	services := cfg.Services
-	if len(services) == 0 && len(pools) == 1 {
-		all := configs.DefaultService()
-		all.Pool = pools[0].name
-		services = []configs.Service{all}
-	}
-	var routes []*route
-	for i, s := range services {
-		r := &route{index: i, name: s.Path, path: s.Path, listener: s.Listener, pool: byName[s.Pool], checkPath: -1, preserveHost: s.PreserveHost, onlyOnce: s.Duplicates == "avoid"}
-		if p, ok := strings.CutSuffix(s.Path, "*"); ok {
-			r.path, r.prefix = p, true
-		}
-		for _, m := range s.Methods {
-			switch m {
-			case "REQMOD":
-				r.methods[icap.MethodReqmod] = true
-			case "RESPMOD":
-				r.methods[icap.MethodRespmod] = true
-			}
-		}
-		if len(s.Methods) == 0 {
-			r.methods[icap.MethodReqmod], r.methods[icap.MethodRespmod] = true, true
-		}
-		switch {
-		case r.pool.cfg.Health.Path != "": // the only path that is asked for
-		case r.prefix:
-			r.pool.otherPaths = true
-		default:
-			r.checkPath = r.pool.addPath(r.path, r.methods)
-		}
-		routes = append(routes, r)
-	}
-	for _, p := range pools {
-		if p.cfg.Health.Path != "" {
-			p.paths, p.methods = []string{p.cfg.Health.Path}, nil
-		}
-	}
-	return routes
-}
-
-// addPath adds a path that is routed with some methods to what the checks ask for, and returns its index.
-func (p *poolTable) addPath(path string, methods [icap.NumMethods]bool) int {
-	i := slices.Index(p.paths, path)
-	if i < 0 {
-		i = len(p.paths)
-		p.paths, p.methods = append(p.paths, path), append(p.methods, [icap.NumMethods]bool{})
-	}
-	for m, routed := range methods {
-		p.methods[i][m] = p.methods[i][m] || routed
-	}
-	return i
 }
 
 // withServers returns a copy of t in which pool i has other servers.

@@ -126,6 +126,7 @@ func (s *tlsStream) read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-func (s *tlsStream) write(p []byte)  { _, _ = s.tls.Write(p) }
-func (s *tlsStream) closeWrite()     { _ = s.tls.CloseWrite() }
-func (s *tlsStream) version() uint16 { return s.tls.ConnectionState().Version }
+func (s *tlsStream) write(p []byte)     { _, _ = s.tls.Write(p) }
+func (s *tlsStream) closeWrite()        { _ = s.tls.CloseWrite() }
+func (s *tlsStream) serverName() string { return s.tls.ConnectionState().ServerName }
+func (s *tlsStream) version() uint16    { return s.tls.ConnectionState().Version }

@@ -116,9 +116,13 @@ func (t *transaction) routeRequest(req *icap.Request) {
 		t.reply(501, rejectMethod, 0)
 		return
 	}
-	r, status := l.currentTable().match(t.s.listener.name, req.Path, req.Method)
+	r, status := l.currentTable().match(t.s.entrance, req.Path, req.Method)
 	switch {
 	case status == 404:
+		if n, ok := l.gw.strayLog.next(); ok {
+			l.log.Warn("a client asks for a path that no service has: look at services", "client", t.s.client, "listener", t.s.listener.name, "server_name", t.s.entrance.serverName,
+				"path", string(req.Path[:min(len(req.Path), 256)]), "services", l.table.services(), "times", n)
+		}
 		t.reply(404, rejectNoService, 0)
 	case status == 405:
 		t.reply(405, rejectMethodNotAllowed, 0)
