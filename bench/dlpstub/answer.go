@@ -62,6 +62,10 @@ func (c *conn) answerOptions() error {
 	}
 	switch f := c.how.Fault; f.Kind {
 	case NoFault, ResetAnswer, Trickle:
+	case Late:
+		if err := c.pause(f.pause()); err != nil {
+			return err
+		}
 	default:
 		return c.answerModify()
 	}

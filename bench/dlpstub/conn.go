@@ -240,6 +240,9 @@ func (c *conn) begin(n int) {
 	if cfg.Treat != nil && c.req.Method != icap.MethodOptions {
 		cfg.Treat(&c.info, &c.how)
 	}
+	if c.how.Fault.Kind == Late {
+		c.how.Latency += c.how.Fault.pause()
+	}
 }
 
 // startBody makes ready for a body of which the first bytes are a preview unless preview is -1.

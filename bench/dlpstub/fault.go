@@ -1,6 +1,7 @@
 package dlpstub
 
 import (
+	"cmp"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -21,13 +22,14 @@ const (
 	ResetAnswer                 // the connection ends with RST in the middle of the answer
 	Silent                      // the request is read and not answered
 	Trickle                     // the answer comes byte by byte
+	Late                        // the answer comes later
 	Garbage                     // random bytes come in place of an answer, then the end of the connection
 	WrongEncapsulated           // the answer is an echo, and the offset of its body is wrong
 	WrongStatus                 // the answer has the status of the fault
 	numFaults
 )
 
-var faultNames = [numFaults]string{"none", "refuse", "stall", "reset-body", "reset-answer", "silent", "trickle", "garbage", "encapsulated", "status"}
+var faultNames = [numFaults]string{"none", "refuse", "stall", "reset-body", "reset-answer", "silent", "trickle", "late", "garbage", "encapsulated", "status"}
 
 func (k FaultKind) String() string { return faultNames[k] }
 
@@ -50,19 +52,21 @@ func (k FaultKind) ofConnections() bool { return k == Refuse || k == Stall }
 // StallTime is how long a stalled connection is held at most: its server does not notice when the client leaves.
 const StallTime = 10 * time.Minute
 
-// tricklePause is between two bytes of an answer that trickles, unless Fault.Pause says otherwise.
-const tricklePause = 100 * time.Millisecond
+// defaultPause is Fault.Pause where that is 0.
+const defaultPause = 100 * time.Millisecond
 
 // Fault is what goes wrong and how often.
 type Fault struct {
 	Kind   FaultKind
 	Share  float64       // of the requests, or connections, that have it: 0 to 1
 	Status int           // of WrongStatus
-	Pause  time.Duration // of Trickle; 0: 100 ms
+	Pause  time.Duration // between two bytes of Trickle, before the answer of Late; 0: 100 ms
 
 	// Options says that OPTIONS have the fault too. Otherwise a server that fails looks well to whoever asks for no more.
 	Options bool
 }
+
+func (f *Fault) pause() time.Duration { return cmp.Or(f.Pause, defaultPause) }
 
 // command is a fault that was ordered while the server runs.
 type command struct {
@@ -205,10 +209,7 @@ func (c *conn) cutAt(n int) {
 
 // trickle writes p byte by byte.
 func (c *conn) trickle(p []byte) error {
-	pause := c.how.Fault.Pause
-	if pause == 0 {
-		pause = tricklePause
-	}
+	pause := c.how.Fault.pause()
 	for i := range p {
 		if _, err := c.net.Write(p[i : i+1]); err != nil {
 			return err

@@ -94,6 +94,37 @@ func TestLatencyIsSeeded(t *testing.T) {
 	})
 }
 
+func TestLate(t *testing.T) {
+	const options = "OPTIONS icap://s/r ICAP/1.0\r\n\r\n"
+	for _, tt := range []struct {
+		fault   Fault
+		request string
+		answer  string
+		want    time.Duration
+	}{
+		{Fault{Kind: Late, Share: 1, Pause: 3 * time.Second}, bodyless, head(204, ""), 4 * time.Second},
+		{Fault{Kind: Late, Share: 1}, bodyless, head(204, ""), time.Second + 100*time.Millisecond},
+		{Fault{Kind: Late, Share: 1, Pause: 3 * time.Second}, options, "", 0},
+		{Fault{Kind: Late, Share: 1, Pause: 3 * time.Second, Options: true}, options, "", 3 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := New(Config{Latency: time.Second, Faults: []Fault{tt.fault}})
+			defer s.Close()
+			nc := dialPipe(s)
+			defer nc.Close()
+			start := time.Now()
+			mustWrite(t, nc, tt.request)
+			if tt.answer == "" {
+				tt.answer = "ICAP/1.0 200 OK\r\n"
+			}
+			mustExpect(t, nc, tt.answer)
+			if d := time.Since(start); d != tt.want {
+				t.Errorf("%+v, %.7s: answered after %v, want %v", tt.fault, tt.request, d, tt.want)
+			}
+		})
+	}
+}
+
 func TestLatencyBySize(t *testing.T) {
 	const allow = "Allow: 204\r\nEncapsulated: req-body=0\r\n\r\n"
 	body := "80000\r\n" + strings.Repeat("x", 512<<10) + "\r\n0\r\n\r\n"

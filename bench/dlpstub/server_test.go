@@ -320,6 +320,8 @@ func TestFaults(t *testing.T) {
 		{"options are well", Fault{Kind: WrongStatus, Status: 500}, "OPTIONS icap://s/r ICAP/1.0\r\n\r\n", "ICAP/1.0 200 OK\r\n", nil},
 		{"options", Fault{Kind: WrongStatus, Status: 500, Options: true}, "OPTIONS icap://s/r ICAP/1.0\r\n\r\n", head(500, ""), nil},
 		{"trickle", Fault{Kind: Trickle, Pause: time.Microsecond}, allow, head(204, ""), nil},
+		{"late", Fault{Kind: Late, Pause: time.Microsecond}, allow, head(204, ""), nil},
+		{"late options", Fault{Kind: Late, Pause: time.Microsecond, Options: true}, "OPTIONS icap://s/r ICAP/1.0\r\n\r\n", "ICAP/1.0 200 OK\r\n", nil},
 	}
 	for _, tt := range tests {
 		for _, how := range []string{"configured", "injected"} {

@@ -79,7 +79,7 @@ func TestFaults(t *testing.T) {
 		{head + "idle_status: 408", "x.yaml:3: servers[0].idle_status: needs idle_timeout"},
 		{head + "seed: -1", "x.yaml:3: servers[0].seed: -1 is negative"},
 		{head + `fault: ["explode:1%"]`, `x.yaml:3: servers[0].fault[0]: "explode" is no fault, allowed: ` + strings.Join(dlpstub.FaultNames(), ", ")},
-		{head + `fault: ["silent:101%"]`, `x.yaml:3: servers[0].fault[0]: "101%" does not fit silent, allowed: a share such as 1%, then a status (of status), a time (of trickle), options, each after a colon`},
+		{head + `fault: ["silent:101%"]`, `x.yaml:3: servers[0].fault[0]: "101%" does not fit silent, allowed: a share such as 1%, then a status (of status), a time (of trickle, late), options, each after a colon`},
 		{head + `fault: ["status:1%:100"]`, `x.yaml:3: servers[0].fault[0]: "100" is no status to answer with, allowed: 200 to 599, and not 206`},
 		{head + `fault: [none]`, "x.yaml:3: servers[0].fault[0]: none is no fault to configure, allowed: " + strings.Join(dlpstub.FaultNames(), ", ")},
 		{head + "tls_cert: none.pem", `x.yaml:3: servers[0].tls_cert: cannot read "none.pem": no such file or directory`},
@@ -184,7 +184,7 @@ func TestDocumentation(t *testing.T) {
 func TestFaultSpec(t *testing.T) {
 	for text, want := range map[string]string{
 		"refuse": "refuse:100%", "reset-body:1%": "reset-body:1%", "status": "status:100%:500", "status:0.05:503:options": "status:5%:503:options",
-		"trickle:50%:20ms": "trickle:50%:20ms", "none": "none", "silent:100%:options": "silent:100%:options",
+		"trickle:50%:20ms": "trickle:50%:20ms", "late:1%": "late:1%", "late:1:2s:options": "late:100%:2s:options", "none": "none", "silent:100%:options": "silent:100%:options",
 	} {
 		var f FaultSpec
 		if err := f.UnmarshalText([]byte(text)); err != nil || f.String() != want {

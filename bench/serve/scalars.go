@@ -122,7 +122,7 @@ func (*Lognormal) Wanted() string { return "a median and a sigma such as 20ms:0.
 // FaultSpec is a fault as KIND:SHARE, with a status, a time or the word options behind where the kind has one.
 type FaultSpec dlpstub.Fault
 
-// UnmarshalText reads reset-body:1%, status:5%:503, trickle:0.01:50ms, status:100%:500:options, none.
+// UnmarshalText reads reset-body:1%, status:5%:503, trickle:0.01:50ms, late:100%:1s, status:100%:500:options, none.
 func (f *FaultSpec) UnmarshalText(text []byte) error {
 	parts := strings.Split(string(text), ":")
 	*f = FaultSpec{Kind: dlpstub.ParseFault(parts[0]), Share: 1}
@@ -133,7 +133,7 @@ func (f *FaultSpec) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%s is no fault, allowed: %s", configs.Quote(parts[0]), strings.Join(dlpstub.FaultNames(), ", "))
 	}
 	wrong := func(part string) error {
-		return fmt.Errorf("%s does not fit %s, allowed: a share such as 1%%, then a status (of status), a time (of trickle), options, each after a colon",
+		return fmt.Errorf("%s does not fit %s, allowed: a share such as 1%%, then a status (of status), a time (of trickle, late), options, each after a colon",
 			configs.Quote(part), f.Kind)
 	}
 	for i, part := range parts[1:] {
@@ -152,7 +152,7 @@ func (f *FaultSpec) UnmarshalText(text []byte) error {
 				return fmt.Errorf("%s is no status to answer with, allowed: 200 to 599, and not 206", configs.Quote(part))
 			}
 			f.Status = int(n)
-		case f.Kind == dlpstub.Trickle && f.Pause == 0:
+		case (f.Kind == dlpstub.Trickle || f.Kind == dlpstub.Late) && f.Pause == 0:
 			d, err := time.ParseDuration(part)
 			if err != nil || d <= 0 || d > maxDelay {
 				return wrong(part)

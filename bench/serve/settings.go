@@ -72,7 +72,7 @@ type Settings struct {
 	BareISTag     *bool   `yaml:"bare_istag" name:"bare-istag" negatable:"" help:"Write the ISTag without quotes." group:"Spelling"`
 	OpenErrors    *bool   `yaml:"open_errors" negatable:"" help:"Answer bad requests 400 without the empty line at the end, and keep the connection if they have no body." group:"Spelling"`
 
-	Fault []FaultSpec `yaml:"fault" sep:"none" help:"What goes wrong, and how often: KIND:SHARE, such as reset-body:1% or status:5%:503. Repeatable. Kinds: refuse, stall (connections), reset-body, reset-answer, silent, trickle[:TIME], garbage, encapsulated, status:CODE. With :options OPTIONS fail too." placeholder:"FAULT" group:"Faults"`
+	Fault []FaultSpec `yaml:"fault" sep:"none" help:"What goes wrong, and how often: KIND:SHARE, such as reset-body:1% or status:5%:503. Repeatable. Kinds: refuse, stall (connections), reset-body, reset-answer, silent, trickle[:TIME], late[:TIME], garbage, encapsulated, status:CODE. With :options OPTIONS fail too." placeholder:"FAULT" group:"Faults"`
 
 	TLSCert  *string `yaml:"tls_cert" name:"tls-cert" help:"Certificate and key, one combined PEM: serve icaps." placeholder:"FILE" group:"TLS"`
 	TLS      *bool   `yaml:"tls" name:"tls" negatable:"" help:"Serve icaps with a self-signed certificate that is made for this run." group:"TLS"`
