@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -11,7 +14,7 @@ import (
 	"icapgate/bench/serve"
 )
 
-// fakes are servers of `icapbench serve`, one process, which tell what they have got.
+// fakes are servers of `icapbench serve`, one process, which fail on command and tell what they have got.
 type fakes struct {
 	addresses []string // host:port
 	control   string   // the same
@@ -60,4 +63,25 @@ func (f *fakes) stats(ctx context.Context) (*serve.Stats, error) {
 	}
 	defer resp.Body.Close()
 	return serve.ReadStats(resp.Body)
+}
+
+// order has all of them do something: see GET / of their control address.
+func (f *fakes) order(ctx context.Context, command string, pairs ...string) error {
+	values := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		values.Set(pairs[i], pairs[i+1])
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+f.control+"/"+command+"?"+values.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := f.web.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if text, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("icapbench serve: POST /%s: %s", command, strings.TrimSpace(string(text)))
+	}
+	return nil
 }

@@ -37,6 +37,7 @@ var trials = []*trial{
 	share,
 	restarts,
 	blackhole,
+	faults,
 	generators,
 	rates,
 }

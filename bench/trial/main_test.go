@@ -45,6 +45,7 @@ func TestUsage(t *testing.T) {
 		{"abuse-clients", "is what a trial starts", exitUsage},
 		{"abuse-clients {}", "no abuse", exitUsage},
 		{"abuse --only nonsense", "a kind that is not there", exitFailure},
+		{"faults --only nonsense", `there is no "nonsense"`, exitFailure},
 		{"cost --only nonsense", `there is no "nonsense"`, exitFailure},
 		{"drain --json /no/such/folder/file", "no such file", exitFailure},
 	} {
@@ -196,6 +197,7 @@ func TestTrials(t *testing.T) {
 		"generators --rounds 1 --length 50ms --stretch off --client off --factor 0",
 		"rates --length 200ms --within 1",
 		"share --length 500ms --clients 40",
+		"faults --only 503 --length 2s --rate 50",
 		"cost --rounds 1 --requests 200 --connections 4 --doors icap --only hash --most 1000",
 	} {
 		var out bytes.Buffer
