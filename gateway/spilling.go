@@ -166,6 +166,7 @@ func (t *transaction) sendKept(p []byte) {
 func (t *transaction) endSpill() {
 	if t.file != nil && t.caughtUp() {
 		t.dropHeld()
+		t.s.loop.runLater(&t.s.conn) // its reading may have stopped for the file
 	}
 }
 

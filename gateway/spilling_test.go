@@ -196,6 +196,31 @@ func TestEarlyAnswerToAReplay(t *testing.T) {
 	p.nothingSpilled(t, "kept 2")
 }
 
+// A server that answers while the disk is behind, so that nothing is read from the client for a moment: then the rest is read again. The disk is
+// behind by chance, hence several times.
+func TestEarlyAnswerWhileSpilling(t *testing.T) {
+	p, _ := startSpilling(t, spilled, "")
+	body := chunked(6<<20, 64<<10)
+	for i := range 40 {
+		c := p.dialFor(t, 1)
+		wrote := make(chan error, 1)
+		go func() { _, err := c.Write([]byte(text(RL+reqBody) + body)); wrote <- err }()
+		s, _ := p.next(t)
+		s.gets(RL + reqBody)
+		s.expect(body[:200<<10+i<<16])
+		s.send(text(page))
+		c.expect(text(page))
+		s.expect(body[200<<10+i<<16:])
+		if err := <-wrote; err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		s.Close()
+		p.settle()
+	}
+	p.nothingSpilled(t, "kept 40")
+}
+
 // Beyond its limits a request is what it is without files: it goes on, and is lost with its server.
 func TestSpillLimits(t *testing.T) {
 	body := chunked(3<<20, 100<<10)
