@@ -29,6 +29,7 @@ var faults = &trial{
     reset        RST in the middle of requests
     slow         answers take ten times as long
     500          status 500 to every request
+    500-again    the same with retry.on: [connect, reset, 503, 5xx]
     503          status 503 to every request
     istag        another ISTag every 100 ms
 
@@ -137,6 +138,7 @@ func faultCases() []faultCase {
 		{name: "reset", begin: injected("reset-body:100%"), end: well, claim: noneFailed},
 		{name: "slow", begin: injected("late:100%:180ms"), end: well, claim: noneFailed},
 		{name: "500", begin: injected("status:100%:500"), end: well, claim: fewFailed},
+		{name: "500-again", pool: "    retry: {on: [connect, reset, 503, 5xx]}\n", begin: injected("status:100%:500"), end: well, claim: noneFailed},
 		{name: "503", begin: injected("status:100%:503"), end: well, claim: noneFailed},
 		{name: "istag", begin: order("istag"), again: 100 * time.Millisecond, claim: func(r *rig, s *faultSight) {
 			noneFailed(r, s)

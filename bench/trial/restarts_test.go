@@ -12,7 +12,7 @@ func TestRestarts(t *testing.T) {
 	if _, err := exec.LookPath("c-icap"); err != nil {
 		t.Skipf("c-icap is not installed (Debian package c-icap): %v", err)
 	}
-	o := &restartsOptions{duration: 4 * time.Second, seed: 4, small: 3, large: 1}
+	o := &restartsOptions{duration: 4 * time.Second, seed: 4, small: 3, large: 1, spill: "64MiB"}
 	out, err := carryOut(t, t.Context(), "", o.run)
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
