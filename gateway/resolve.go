@@ -199,7 +199,7 @@ func (m *servers) refresh() {
 	}
 }
 
-// logChange tells which servers a pool has got and lost.
+// logChange tells which servers a pool has got and lost, and how many have another weight or tier.
 func (m *servers) logChange(old, p *poolTable) {
 	names := func(of, notIn *poolTable) (list []string) {
 		for _, s := range of.servers {
@@ -209,7 +209,13 @@ func (m *servers) logChange(old, p *poolTable) {
 		}
 		return list
 	}
-	attrs := []any{"pool", p.name, "servers", len(p.servers), "added", names(p, old), "removed", names(old, p)}
+	changed := 0
+	for _, o := range p.members {
+		if i := old.index(o.server); i >= 0 && old.members[i] != o {
+			changed++
+		}
+	}
+	attrs := []any{"pool", p.name, "servers", len(p.servers), "added", names(p, old), "removed", names(old, p), "changed", changed}
 	if len(p.servers) == maxServers {
 		attrs = append(attrs, "most_servers", maxServers)
 	}
@@ -241,7 +247,7 @@ func (m *servers) limit(p *poolTable) {
 	m.shares[p.name] = share
 	m.mu.Unlock()
 	if name := p.cfg.ConnectionShare.Name(); name != "" && was != share {
-		level, message := slog.LevelInfo, "another number of gateways shares the limits of a pool's servers"
+		level, message := slog.LevelInfo, "so many gateways share the limits of a pool's servers now"
 		if share == pool.ShareUnknown {
 			level, message = slog.LevelWarn, "it is not known how many gateways share the limits of a pool's servers: there is one connection to each until it is"
 		} else if s := m.names.State(discovery.Host(name)); len(s.Answer.Targets) == 0 {

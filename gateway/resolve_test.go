@@ -19,6 +19,7 @@ import (
 	"icapgate/configs"
 	"icapgate/gateway/discovery"
 	"icapgate/gateway/discovery/dnstest"
+	"icapgate/health"
 	"icapgate/pool"
 )
 
@@ -205,8 +206,8 @@ func TestSRV(t *testing.T) {
 	d.look()
 	eventually(t, "no connection to a server that has gone", func() bool { return a.Connections() == 0 })
 	d.requireServers("0: 127.0.0.2:PORT of srv:_icap._tcp.test as b.test:PORT x 9", "2: 127.0.0.3:PORT of 127.0.0.3:PORT as 127.0.0.3:PORT x 1")
-	if lines := d.log.lines("the servers of a pool have changed"); len(lines) != 2 ||
-		!strings.HasSuffix(lines[1], fmt.Sprintf("pool=dlp servers=2 added=[127.0.0.3:%s] removed=\"[127.0.0.3:%[1]s 127.0.0.1:%[1]s]\"", d.port)) {
+	if lines := d.log.lines("the servers of a pool have changed"); len(lines) != 2 || !strings.HasSuffix(lines[0], " changed=2") ||
+		!strings.HasSuffix(lines[1], fmt.Sprintf("pool=dlp servers=2 added=[127.0.0.3:%s] removed=\"[127.0.0.3:%[1]s 127.0.0.1:%[1]s]\" changed=0", d.port)) {
 		t.Errorf("log %q", lines)
 	}
 }
@@ -236,7 +237,7 @@ func TestSRVSettings(t *testing.T) {
 
 // Whatever happens to DNS, the pool keeps what it had, and the log has one line for it.
 func TestDNSFails(t *testing.T) {
-	d := startDNS(t, 2, `["dlp.test:PORT"]`, quiet, "interval: 1h, timeout: 100ms", "dlp.test. 0 A 127.0.0.1", "dlp.test. 0 A 127.0.0.2")
+	d := startDNS(t, 2, `["dlp.test:PORT"]`, quiet, "interval: 1h, timeout: 1s", "dlp.test. 0 A 127.0.0.1", "dlp.test. 0 A 127.0.0.2")
 	d.ready()
 	d.answerAll()
 	c := d.dial(0)
@@ -375,7 +376,7 @@ func TestConnectionShareByName(t *testing.T) {
 		}
 		return records
 	}
-	d := startDNS(t, 1, `[{address: "127.0.0.1:PORT", max_connections: 6}]`, quiet+"    connection_share: dns:gateways.test\n    reserve: 0\n", "interval: 1h, timeout: 100ms", a(2)...)
+	d := startDNS(t, 1, `[{address: "127.0.0.1:PORT", max_connections: 6}]`, quiet+"    connection_share: dns:gateways.test\n    reserve: 0\n", "interval: 1h, timeout: 1s", a(2)...)
 	d.ready()
 	s := d.byAddress("127.0.0.1")
 	requireShare := func(n, limit int) {
@@ -424,7 +425,7 @@ func TestConnectionShareByName(t *testing.T) {
 		c.expect(text(page))
 		o.release()
 	}
-	if lines := d.log.lines("another number of gateways"); len(lines) != 3 || !strings.HasSuffix(lines[2], "gateways=1 before=3") {
+	if lines := d.log.lines("so many gateways share"); len(lines) != 3 || !strings.HasSuffix(lines[2], "gateways=1 before=3") {
 		t.Errorf("log %q", lines)
 	}
 }
@@ -539,11 +540,11 @@ func TestNameOfCertificate(t *testing.T) {
 			f.says("", optionsAnswer)
 			g := startGateway(t, []string{v.server}, quiet+fmt.Sprintf("    tls: {ca_file: %q%s}\n", file, v.settings), fmt.Sprintf("\ndns: {servers: [%q]}", ns.Addr))
 			s := g.table.Load().pools[0].servers[0]
-			eventually(t, "the first check", func() bool { return s.Health.Checked() || s.Health.LastError() != "" })
+			eventually(t, "the first check", func() bool { return s.Health.Usable(-1) || s.Health.LastError() != "" })
 			if s.Health.Usable(-1) != v.fits || !v.fits && !strings.Contains(s.Health.LastError(), "certificate is for a.test, not for b.test") {
 				t.Errorf("usable %v, last error %q", s.Health.Usable(-1), s.Health.LastError())
 			}
-			s.Health.SetState(1) // for the request's own handshake
+			s.Health.SetState(health.Up) // for the request's own handshake
 			c := g.dial(1)
 			c.send(text(v04))
 			if !v.fits {

@@ -85,6 +85,9 @@ func (n *Names) Follow(ctx context.Context, questions []Question) {
 	var all []*name
 	for _, q := range questions {
 		o := n.names[q]
+		if o == nil && n.ctx.Err() != nil {
+			break
+		}
 		if o == nil {
 			o = &name{Question: q, wake: make(chan struct{}, 1), asking: make(chan struct{}, 1), state: State{Question: q}}
 			o.ctx, o.cancel = context.WithCancel(n.ctx)
@@ -118,7 +121,9 @@ func (n *Names) Changed() <-chan struct{} { return n.changed }
 
 // Close ends everything and waits.
 func (n *Names) Close() {
+	n.mu.Lock() // nothing begins any more
 	n.cancel()
+	n.mu.Unlock()
 	n.asking.Wait()
 }
 

@@ -465,7 +465,7 @@ func TestSilentNameserver(t *testing.T) {
 	first, second := startNameserver(t), startNameserver(t)
 	first.Silence()
 	second.Set("dlp.test. 9 A 192.0.2.1")
-	r := newTestResolver(t, 200*time.Millisecond, "", "", first, second)
+	r := newTestResolver(t, time.Second, "", "", first, second)
 	for range 5 {
 		if _, err := r.Lookup(t.Context(), Host("dlp.test"), Answer{}); err != nil {
 			t.Fatal(err)
