@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"icapgate/configs"
@@ -27,8 +28,8 @@ const (
 	maxTier    = 9    // both as in the configuration
 )
 
-// question is what has to be looked up for an entry of the configuration, and the port of its servers where DNS does not tell it. ok is false if the entry
-// is an address.
+// question is what has to be looked up for an entry of the configuration, and the port of its servers where DNS does not tell it. ok is false if
+// the entry is an address.
 func question(c *configs.Server) (q discovery.Question, port uint16, ok bool) {
 	if name := c.SRV(); name != "" {
 		return discovery.Service(name), 0, true
@@ -86,7 +87,8 @@ type place struct {
 	weight, tier int
 }
 
-// places are the servers of an entry. The authority of a host name is the name itself, that of an SRV record is its target.
+// places are the servers of an entry. The authority of a host name is the name itself, that of an SRV record is its target; a dot at the end is
+// for DNS only.
 func (m *servers) places(c *configs.Server) (list []place) {
 	q, port, ok := question(c)
 	if !ok {
@@ -98,7 +100,7 @@ func (m *servers) places(c *configs.Server) (list []place) {
 	answer, _ := m.names.Answer(q)
 	for _, t := range answer.Targets {
 		if !q.SRV {
-			list = append(list, place{netip.AddrPortFrom(t.Addr, port), c.Address, c.Weight, c.Tier})
+			list = append(list, place{netip.AddrPortFrom(t.Addr, port), strings.Replace(c.Address, ".:", ":", 1), c.Weight, c.Tier})
 			continue
 		}
 		weight := t.Weight
@@ -159,7 +161,8 @@ func (m *servers) follow() {
 	}
 }
 
-// refresh puts a new table in force if DNS has other servers for some pool, or says something else of them. A pool that has servers never loses all of them.
+// refresh puts a new table in force if DNS has other servers for some pool, or says something else of them. A pool that has servers never loses
+// all of them.
 func (m *servers) refresh() {
 	m.changing.Lock()
 	defer m.changing.Unlock()
@@ -222,8 +225,9 @@ func (m *servers) logChange(old, p *poolTable) {
 	m.gw.log.Info("the servers of a pool have changed", attrs...)
 }
 
-// share is the number of gateways that share the caps of a pool's servers. As long as DNS can't be asked about it, it may be any: with one connection to each
-// server this gateway is no trouble to the others. A name that does not exist, for a while, is one that no other gateway is known by either.
+// share is the number of gateways that share the caps of a pool's servers. As long as DNS can't be asked about it, it may be any: with one
+// connection to each server this gateway is no trouble to the others. A name that does not exist, for a while, is one that no other gateway
+// is known by either.
 func (m *servers) share(cfg *configs.Pool) int {
 	name := cfg.ConnectionShare.Name()
 	if name == "" {
@@ -239,7 +243,7 @@ func (m *servers) share(cfg *configs.Pool) int {
 	return pool.ShareUnknown
 }
 
-// limit puts the limits of a pool's servers in force. Connections beyond them are not cut.
+// limit puts the limits of a pool's servers in force. No request is cut for them.
 func (m *servers) limit(p *poolTable) {
 	share := m.share(&p.cfg)
 	m.mu.Lock()
@@ -249,7 +253,8 @@ func (m *servers) limit(p *poolTable) {
 	if name := p.cfg.ConnectionShare.Name(); name != "" && was != share {
 		level, message := slog.LevelInfo, "so many gateways share the limits of a pool's servers now"
 		if share == pool.ShareUnknown {
-			level, message = slog.LevelWarn, "it is not known how many gateways share the limits of a pool's servers: there is one connection to each until it is"
+			level = slog.LevelWarn
+			message = "it is not known how many gateways share the limits of a pool's servers: there is one connection to each until it is"
 		} else if s := m.names.State(discovery.Host(name)); len(s.Answer.Targets) == 0 {
 			level, message = slog.LevelWarn, "nobody knows the name that counts the gateways: this one takes the limits of a pool's servers for itself"
 		}

@@ -101,6 +101,7 @@ func TestResolve(t *testing.T) {
 		{"a name is one server per address, by address", map[string][]string{"dlp": {"192.0.2.3", "192.0.2.20", "192.0.2.100", "2001:db8::1"}},
 			[]string{"dlp:1344"},
 			[]string{"192.0.2.3:1344 of dlp:1344", "192.0.2.20:1344 of dlp:1344", "192.0.2.100:1344 of dlp:1344", "[2001:db8::1]:1344 of dlp:1344"}},
+		{"a name that is complete", map[string][]string{"dlp.test.": {"192.0.2.3"}}, []string{"dlp.test.:1"}, []string{"192.0.2.3:1 of dlp.test:1"}},
 		{"the order of the configuration", map[string][]string{"b": {"192.0.2.1"}, "a": {"192.0.2.2"}}, []string{"b:1", "192.0.2.9:1", "a:1"},
 			[]string{"192.0.2.1:1 of b:1", "192.0.2.9:1 of 192.0.2.9:1", "192.0.2.2:1 of a:1"}},
 		{"an address of two names is the first one's", map[string][]string{"a": {"192.0.2.1", "192.0.2.2"}, "b": {"192.0.2.2", "192.0.2.3"}}, []string{"a:1", "b:1"},

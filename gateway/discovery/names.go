@@ -18,8 +18,8 @@ type Lookup func(ctx context.Context, q Question, last Answer) (Answer, error)
 // Stats counts lookups by how they have ended.
 type Stats [Results]atomic.Uint64
 
-// Names keeps the answers to some questions up to date. It never forgets a good one: a lookup that fails, and a name that has gone, change nothing, because
-// a pool without servers would lose every request, while servers that are really gone are found out by their checks.
+// Names keeps the answers to some questions up to date. It never forgets a good one: a lookup that fails, and a name that has gone, change
+// nothing, because a pool without servers would lose every request, while servers that are really gone are found out by their checks.
 type Names struct {
 	log     *slog.Logger
 	stats   Stats
@@ -89,7 +89,8 @@ func (n *Names) Follow(ctx context.Context, questions []Question) {
 			break
 		}
 		if o == nil {
-			o = &name{Question: q, wake: make(chan struct{}, 1), asking: make(chan struct{}, 1), state: State{Question: q}}
+			o = &name{Question: q, wake: make(chan struct{}, 1), asking: make(chan struct{}, 1)}
+			o.state = State{Question: q, Next: time.Now().Add(leastPause)} // unless it is asked here
 			o.ctx, o.cancel = context.WithCancel(n.ctx)
 			n.names[q] = o
 			n.asking.Go(func() { n.follow(o) })
@@ -99,7 +100,7 @@ func (n *Names) Follow(ctx context.Context, questions []Question) {
 	n.mu.Unlock()
 	var first sync.WaitGroup
 	for _, o := range all {
-		first.Go(func() { n.ask(ctx, o) })
+		first.Go(func() { n.ask(ctx, o, true) })
 	}
 	first.Wait()
 }
@@ -174,18 +175,16 @@ func (n *Names) follow(o *name) {
 		o.mu.Lock()
 		next := o.state.Next
 		o.mu.Unlock()
-		switch wait := time.Until(next); {
-		case next.IsZero(): // Follow is asking
-		case wait > 0:
+		if wait := time.Until(next); wait > 0 {
 			timer.Reset(wait)
-		default:
-			n.ask(o.ctx, o)
+		} else {
+			n.ask(o.ctx, o, false)
 		}
 	}
 }
 
-// ask makes one lookup.
-func (n *Names) ask(ctx context.Context, o *name) {
+// ask makes one lookup: at once, or if it is still time to when no other one runs any more.
+func (n *Names) ask(ctx context.Context, o *name, atOnce bool) {
 	select {
 	case o.asking <- struct{}{}:
 		defer func() { <-o.asking }()
@@ -199,8 +198,11 @@ func (n *Names) ask(ctx context.Context, o *name) {
 	lookup, interval := n.lookup, n.interval
 	n.mu.Unlock()
 	o.mu.Lock()
-	last := o.state.Answer
+	last, next := o.state.Answer, o.state.Next
 	o.mu.Unlock()
+	if !atOnce && time.Until(next) > 0 {
+		return
+	}
 
 	answer, err := lookup(ctx, o.Question, last)
 	if o.ctx.Err() != nil {
@@ -236,7 +238,8 @@ func (n *Names) note(o *name, answer Answer, err error, interval time.Duration) 
 		s.Since = s.Asked
 		n.log.Warn("cannot look up a name; what it had stays", "name", o.String(), "error", err, "addresses", len(s.Answer.Targets))
 	case err == nil && !s.Since.IsZero():
-		n.log.Info("a name can be looked up again", "name", o.String(), "addresses", len(s.Answer.Targets), "after", s.Asked.Sub(s.Since).Round(time.Millisecond).String())
+		n.log.Info("a name can be looked up again", "name", o.String(), "addresses", len(s.Answer.Targets),
+			"after", s.Asked.Sub(s.Since).Round(time.Millisecond).String())
 		s.Since = time.Time{}
 	}
 	s.Err = err

@@ -280,6 +280,27 @@ func TestNamesFollowEnds(t *testing.T) {
 	})
 }
 
+// A name that Follow had no time for is asked soon.
+func TestNamesFollowTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, b, _ := startNames(t)
+		b.set(q1, NoTTL, "192.0.2.1")
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		n.Use(b.lookup, time.Minute)
+		for range 20 {
+			n.Follow(ctx, []Question{q1})
+			n.Keep(nil)
+		}
+		b.asked(q1)
+		n.Follow(ctx, []Question{q1})
+		sleep(2 * time.Second)
+		if _, ok := n.Answer(q1); !ok || len(b.asked(q1)) != 1 {
+			t.Error("it was not asked, or not once")
+		}
+	})
+}
+
 func TestResultOf(t *testing.T) {
 	for err, want := range map[error]Result{nil: OK, errors.New("x"): Failed, &Error{Timeout, "a", "b"}: Timeout} {
 		if got := ResultOf(err); got != want {

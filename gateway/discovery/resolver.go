@@ -59,7 +59,7 @@ type lookup struct {
 }
 
 // Lookup finds what a name stands for now. last is the answer before, if there was one: a part of it that can't be asked for is kept, and
-// Answer.Fault says so. An error is of type *Error, or that of ctx.
+// Answer.Fault says so. An error is of type *Error.
 func (r *Resolver) Lookup(ctx context.Context, q Question, last Answer) (Answer, error) {
 	l := &lookup{r, readSystem(r.cfg.ResolvConf, r.cfg.Hosts), last}
 	if len(r.cfg.Servers) > 0 {
@@ -335,8 +335,8 @@ func answers(m, q *dns.Msg) bool {
 	return strings.EqualFold(is.Name, want.Name) && is.Qtype == want.Qtype && is.Qclass == want.Qclass
 }
 
-// transfer sends a message and receives the answer. Each has a socket of its own, hence a port that nobody can foresee, and takes only what comes from the
-// nameserver's address.
+// transfer sends a message and receives the answer. Each has a socket of its own, hence a port that nobody can foresee, and takes only what
+// comes from the nameserver's address.
 func (r *Resolver) transfer(ctx context.Context, network, server string, q *dns.Msg) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
