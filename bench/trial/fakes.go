@@ -22,11 +22,11 @@ type fakes struct {
 	web       *http.Client
 }
 
-// startFakes starts servers at free ports of these hosts, with the flags of `icapbench serve`. It needs buildBench; name is that of no others.
-func (r *rig) startFakes(ctx context.Context, name string, hosts []string, args ...string) (*fakes, error) {
-	args = append([]string{"serve", "--control", hosts[0] + ":0"}, args...)
-	for _, host := range hosts {
-		args = append(args, "--listen", host+":0")
+// startFakes starts servers at these addresses, host:port, with the flags of `icapbench serve`. It needs buildBench; name is that of no others.
+func (r *rig) startFakes(ctx context.Context, name string, addresses []string, args ...string) (*fakes, error) {
+	args = append([]string{"serve", "--control", "127.0.0.1:0"}, args...)
+	for _, address := range addresses {
+		args = append(args, "--listen", address)
 	}
 	p, err := process.Start(r.dir, name, filepath.Join(r.bin, "icapbench"), args...)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"icapgate/bench/load"
+	"icapgate/bench/process"
 	benchresult "icapgate/bench/result"
 )
 
@@ -32,6 +33,7 @@ var faults = &trial{
     500-again    the same with retry.on: [connect, reset, 503, 5xx]
     503          status 503 to every request
     istag        another ISTag every 100 ms
+    dns          the servers are those of a host name: the first one's address goes from DNS, and that of a fourth one comes; the TTL is 1 s
 
 timeouts.response is 5 s, so that a run need not wait for a minute; all else is as it is by default, unless the row says more. For each row it tells how many requests there were in the
 15 s, how many failed, by status; how many were sent again; the p99 and the longest latency of the others; how many attempts the faulty server still got, and how many of them later than 1 s after the
@@ -56,9 +58,15 @@ type faultsOptions struct {
 	only   string
 	length time.Duration
 	rate   float64
+
+	names *nameServer
 }
 
+// Where the servers are: the first three, and the one that takes a place in DNS.
+var faultHosts = []string{"127.0.0.11", "127.0.0.12", "127.0.0.13", "127.0.0.14"}
+
 const (
+	faultName     = "dlp.test."
 	faultServers  = 3
 	faultLead     = 3 * time.Second // of load before a fault
 	faultLatency  = 20 * time.Millisecond
@@ -75,6 +83,7 @@ const (
 type faultCase struct {
 	name  string
 	pool  string // further YAML of the pool, indented by 4
+	named bool   // the gateway knows the servers by their name
 	begin func(ctx context.Context, f *fakes) error
 	again time.Duration // begin is repeated so often; 0: never
 	end   func(ctx context.Context, f *fakes) error
@@ -119,7 +128,7 @@ func onlyThose(r *rig, s *faultSight) {
 	r.claim(s.out >= 0, "%s: the server was out", s.name)
 }
 
-func faultCases() []faultCase {
+func (o *faultsOptions) cases() []faultCase {
 	signal := func(n syscall.Signal) func(context.Context, *fakes) error {
 		return func(_ context.Context, f *fakes) error { f.process.Signal(n); return nil }
 	}
@@ -127,6 +136,9 @@ func faultCases() []faultCase {
 		return func(ctx context.Context, f *fakes) error { return f.order(ctx, command) }
 	}
 	well := injected("none")
+	dns := func(hosts ...string) func(context.Context, *fakes) error {
+		return func(context.Context, *fakes) error { o.names.set(faultName, hosts...); return nil }
+	}
 	return []faultCase{
 		{name: "kill", begin: order("down"), end: order("up"), claim: func(r *rig, s *faultSight) {
 			noneFailed(r, s)
@@ -144,6 +156,10 @@ func faultCases() []faultCase {
 			noneFailed(r, s)
 			r.claim(s.out < 0, "istag: the server was in use all the time")
 		}},
+		{name: "dns", named: true, begin: dns(faultHosts[1:]...), end: dns(faultHosts[:faultServers]...), claim: func(r *rig, s *faultSight) {
+			noneFailed(r, s)
+			r.claim(s.out >= 0, "dns: the server was out")
+		}},
 	}
 }
 
@@ -151,7 +167,7 @@ func (o *faultsOptions) run(ctx context.Context, r *rig) error {
 	if o.length < 2*time.Second || o.rate <= 0 {
 		return errors.New("--length has to be 2s at least, --rate above 0")
 	}
-	cases := faultCases()
+	cases := o.cases()
 	if o.only != "" {
 		wanted := strings.Split(o.only, ",")
 		for _, name := range wanted {
@@ -164,14 +180,25 @@ func (o *faultsOptions) run(ctx context.Context, r *rig) error {
 	if err := r.buildBench(ctx); err != nil {
 		return err
 	}
+	var err error
+	if o.names, err = startNameServer(time.Second); err != nil {
+		return err
+	}
+	defer o.names.stop()
+	o.names.set(faultName, faultHosts[:faultServers]...)
+	free, err := process.FreeAddresses(1)
+	if err != nil {
+		return err
+	}
+	_, port, _ := strings.Cut(free[0], ":")
 	var servers []*fakes
 	defer func() {
 		for _, f := range servers {
 			f.stop()
 		}
 	}()
-	for i := range faultServers {
-		f, err := r.startFakes(ctx, fmt.Sprintf("fake%d", i), []string{fmt.Sprintf("127.0.0.%d", 11+i)}, "--latency", faultLatency.String())
+	for i, host := range faultHosts {
+		f, err := r.startFakes(ctx, fmt.Sprintf("fake%d", i), []string{host + ":" + port}, "--latency", faultLatency.String())
 		if err != nil {
 			return err
 		}
@@ -200,8 +227,12 @@ func (o *faultsOptions) run(ctx context.Context, r *rig) error {
 // try gives the first server its fault under load, takes it back, and waits until it gets requests again.
 func (o *faultsOptions) try(ctx context.Context, r *rig, c faultCase, servers []*fakes) (*faultSight, error) {
 	g := gatewayConfig{Pool: faultPool + c.pool}
-	for _, f := range servers {
+	for _, f := range servers[:faultServers] {
 		g.Addresses = append(g.Addresses, f.addresses...)
+	}
+	if c.named {
+		_, port, _ := strings.Cut(servers[0].addresses[0], ":")
+		g.Addresses, g.Further = []string{faultName + ":" + port}, o.names.config()
 	}
 	if err := r.startGateway(ctx, g); err != nil {
 		return nil, err
@@ -357,14 +388,20 @@ func watch(ctx context.Context, r *rig, server string) *watcher {
 	ctx, w.end = context.WithCancel(ctx)
 	go func() {
 		defer close(w.done)
+		var before, last float64 // in earlier lives of the server: its counter goes with it when it leaves the pool
 		for pause(ctx, faultLook) == nil {
 			at := time.Now() // before it, so that nothing seems to have come earlier than it did
 			m, err := r.metrics(ctx)
 			if err != nil {
 				continue
 			}
+			tries := m.sum("attempts_total", fmt.Sprintf("server=%q", server))
+			if tries < last {
+				before += last
+			}
+			last = tries
 			w.mu.Lock()
-			w.looks = append(w.looks, look{at, m.sum("attempts_total", fmt.Sprintf("server=%q", server))})
+			w.looks = append(w.looks, look{at, before + tries})
 			w.mu.Unlock()
 		}
 	}()
