@@ -57,14 +57,18 @@ type ListenerTimeouts struct {
 
 // Service routes requests to a pool; the first match wins.
 type Service struct {
-	Path         string   `yaml:"path"`         // exact, or a prefix if it ends in "*"
-	Listener     string   `yaml:"listener"`     // "": every listener
-	Methods      []string `yaml:"methods"`      // empty: all
-	ServerNames  []string `yaml:"server_names"` // that the client's TLS asks for (SNI), *.example.com for all below; empty: all
-	Pool         string   `yaml:"pool"`
-	Rewrite      string   `yaml:"rewrite"` // path at the servers; ends in "*" if only the prefix is replaced; "": the same
-	PreserveHost bool     `yaml:"preserve_host"`
-	Duplicates   string   `yaml:"duplicates"` // avoid | accept: may a request be sent again once a server may have seen it whole?
+	Path            string   `yaml:"path"`         // exact, or a prefix if it ends in "*"
+	Listener        string   `yaml:"listener"`     // "": every listener
+	Methods         []string `yaml:"methods"`      // empty: all
+	ServerNames     []string `yaml:"server_names"` // that the client's TLS asks for (SNI), *.example.com for all below; empty: all
+	Pool            string   `yaml:"pool"`
+	Rewrite         string   `yaml:"rewrite"` // path at the servers; ends in "*" if only the prefix is replaced; "": the same
+	PreserveHost    bool     `yaml:"preserve_host"`
+	OnUnavailable   string   `yaml:"on_unavailable"`   // reject | allow: what becomes of a request for which no server is usable or free
+	OnError         string   `yaml:"on_error"`         // reject | allow: whose server gave no answer, or one that says that it failed
+	OnTimeout       string   `yaml:"on_timeout"`       // reject | allow: whose server was late, or DecisionTimeout has passed
+	DecisionTimeout Duration `yaml:"decision_timeout"` // for a verdict, from when a server could begin with it; 0: none
+	Duplicates      string   `yaml:"duplicates"`       // avoid | accept: may a request be sent again once a server may have seen it whole?
 }
 
 // Pool is a named group of servers with one policy.

@@ -1,8 +1,10 @@
 package configs
 
 import (
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -59,7 +61,9 @@ func DefaultPool() Pool {
 }
 
 // DefaultService returns a service for everything that lacks only its pool.
-func DefaultService() Service { return Service{Path: "*", Duplicates: "accept"} }
+func DefaultService() Service {
+	return Service{Path: "*", OnUnavailable: "reject", OnError: "reject", OnTimeout: "reject", Duplicates: "accept"}
+}
 
 // DefaultServer returns a server that lacks only its address.
 func DefaultServer() Server { return Server{Weight: 1} }
@@ -71,7 +75,7 @@ func (c *Config) setDefaults()      { *c = Default() }
 func (l *Listener) setDefaults()    { *l = DefaultListener() }
 func (t *ListenerTLS) setDefaults() { t.MinVersion = "1.2" }
 func (s *Service) setDefaults()     { *s = DefaultService() }
-func (p *Pool) setDefaults()        { *p = DefaultPool() }
+func (p *Pool) setDefaults()        { *p = DefaultPool(); p.PanicThreshold = derived }
 func (s *Server) setDefaults()      { *s = DefaultServer() }
 
 // complete fills in what follows from other values. It leaves what it cannot understand to validate.
@@ -134,9 +138,21 @@ func (c *Config) completeListeners(dir string) {
 	}
 }
 
+// derived is a PanicThreshold that is not in the file, and can't be.
+const derived = -math.MaxFloat64
+
+// openPanicThreshold is the one of pools whose requests pass unjudged when no server is usable: servers that may be fine are better than none.
+const openPanicThreshold = 0.5
+
 func (c *Config) completePools(dir string) {
 	for i := range c.Pools {
 		p := &c.Pools[i]
+		if p.PanicThreshold == derived {
+			p.PanicThreshold = 0
+			if slices.ContainsFunc(c.Services, func(s Service) bool { return s.OnUnavailable == "allow" && (s.Pool == p.Name || len(c.Pools) == 1) }) {
+				p.PanicThreshold = openPanicThreshold
+			}
+		}
 		if p.Name == "" && len(c.Pools) == 1 {
 			p.Name = DefaultPoolName
 		}

@@ -121,8 +121,33 @@ func TestMinimal(t *testing.T) {
 	if diff := cmp.Diff(want, c.Pools[0]); diff != "" {
 		t.Errorf("pool -want +got:\n%s", diff)
 	}
-	if diff := cmp.Diff([]Service{{Path: "*", Pool: "default", Duplicates: "accept"}}, c.Services); diff != "" {
+	service := DefaultService()
+	service.Pool = "default"
+	if diff := cmp.Diff([]Service{service}, c.Services); diff != "" {
 		t.Errorf("services -want +got:\n%s", diff)
+	}
+}
+
+// Where requests pass unjudged rather than being rejected, servers that may be fine are tried first.
+func TestPanicThreshold(t *testing.T) {
+	for _, tt := range []struct {
+		services, pool string
+		want           float64
+	}{
+		{"[{path: /a}]", "", 0},
+		{"[{path: /a, on_unavailable: allow}]", "", 0.5},
+		{"[{path: /a}, {path: /b, on_unavailable: allow}]", "", 0.5},
+		{"[{path: /a, on_unavailable: allow}]", "panic_threshold: 0", 0},
+		{"[{path: /a, on_unavailable: allow}]", "panic_threshold: 0.2", 0.2},
+		{"[{path: /a, on_error: allow, on_timeout: allow}]", "", 0},
+	} {
+		c, err := Parse("test.yaml", fmt.Appendf(nil, "listeners: [{address: ':1'}]\nservices: %s\npools:\n  - servers: [127.0.0.1]\n    %s\n", tt.services, tt.pool))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Pools[0].PanicThreshold; got != tt.want {
+			t.Errorf("%s %s: panic_threshold %v, want %v", tt.services, tt.pool, got, tt.want)
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ var (
 	logLevels  = []string{"debug", "info", "warn", "error"}
 	logFormats = []string{"json", "text"}
 	duplicates = []string{"avoid", "accept"}
+	verdicts   = []string{"reject", "allow"}                    // of requests that no server has judged
 	causes     = []string{"connect", "reset", "timeout", "5xx"} // of retry.on, beside single statuses
 )
 
@@ -240,6 +241,10 @@ func (v *validator) service(key string, s *Service) {
 	for i, m := range s.Methods {
 		v.oneOf(fmt.Sprintf("%s.methods[%d]", key, i), "method", m, methods)
 	}
+	v.oneOf(key+".on_unavailable", "policy", s.OnUnavailable, verdicts)
+	v.oneOf(key+".on_error", "policy", s.OnError, verdicts)
+	v.oneOf(key+".on_timeout", "policy", s.OnTimeout, verdicts)
+	v.duration(key+".decision_timeout", s.DecisionTimeout, 0, maxTimeout)
 	v.oneOf(key+".duplicates", "policy", s.Duplicates, duplicates)
 	var listeners, pools []string
 	for i := range v.c.Listeners {

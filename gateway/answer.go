@@ -14,7 +14,13 @@ var continueAnswer = []byte("ICAP/1.0 100 Continue\r\n\r\n")
 
 // appendAnswer appends an answer of the gateway's own, without a body. retryAfter is in seconds, 0: none. Every ICAP answer
 // needs an ISTag (RFC 3507 4.7); until the gateway has one of its own per service, these carry a constant.
-func appendAnswer(dst []byte, status, retryAfter int, close bool, extra []byte) []byte {
+func appendAnswer(dst []byte, status, retryAfter int, close bool, extra, mark []byte) []byte {
+	dst = appendOwnHead(dst, status, retryAfter, close, extra, mark)
+	return append(dst, nullBodyEnd...)
+}
+
+// appendOwnHead appends the head of an answer of the gateway's own, up to its Encapsulated. extra and mark are whole lines.
+func appendOwnHead(dst []byte, status, retryAfter int, close bool, extra, mark []byte) []byte {
 	dst = append(dst, "ICAP/1.0 "...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
 	dst = append(dst, ' ')
@@ -29,8 +35,8 @@ func appendAnswer(dst []byte, status, retryAfter int, close bool, extra []byte) 
 		dst = append(dst, "\r\nConnection: close"...)
 	}
 	dst = append(dst, "\r\n"...)
-	dst = append(dst, extra...)
-	return append(dst, nullBodyEnd...)
+	dst = append(dst, mark...)
+	return append(dst, extra...)
 }
 
 // appendResponseHead appends a server's response head in canonical form, without the encapsulated blocks. Without e the answer

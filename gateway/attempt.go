@@ -86,13 +86,13 @@ func (t *transaction) next() {
 				t.tried = bitset{}
 				continue
 			default:
-				t.reply(503, rejectFull, int((wait+int64(time.Second)-1)/int64(time.Second)))
+				t.refuse(503, rejectFull, int((wait+int64(time.Second)-1)/int64(time.Second)))
 			}
 		case noneUsable:
 			for _, s := range t.pool.table.servers {
 				s.Expedite() // every second counts in which the first of them is back and nobody knows
 			}
-			t.reply(503, rejectNoServer, 5)
+			t.refuse(503, rejectNoServer, 5)
 		}
 		return
 	}
@@ -276,11 +276,13 @@ func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bo
 	case t.retryable(f, reused, begun):
 		t.retry(f, server)
 	case f == failOverloaded || f == failSpill:
-		t.reply(503, rejectOverloaded, 1)
+		t.refuse(503, rejectOverloaded, 1)
 	case f == failConnect:
-		t.reply(503, rejectNoServer, 1)
+		t.refuse(503, rejectNoServer, 1)
+	case f == failTimeout:
+		t.refuse(502, rejectLate, 0)
 	default:
-		t.reply(502, rejectServerFailed, 0)
+		t.refuse(502, rejectServerFailed, 0)
 	}
 }
 
@@ -291,15 +293,21 @@ func (t *transaction) onServerFault(status int) bool {
 	if isFull(status) {
 		f = failFull
 	}
-	if !t.pool.table.retryOn.status(status) {
-		return false
-	}
 	t.mayHaveAll = t.route.onlyOnce && c.mayHaveAll()
-	if !t.retryable(f, c.reused, true) {
+	if t.pool.table.retryOn.status(status) && t.retryable(f, c.reused, true) {
+		c.shut(reasonNotReusable)
+		t.retry(f, c.server)
+		return true
+	}
+	why := rejectServerFailed
+	if f == failFull {
+		why = rejectFull
+	}
+	if !t.mayAllow(why) {
 		return false
 	}
 	c.shut(reasonNotReusable)
-	t.retry(f, c.server)
+	t.pass(why)
 	return true
 }
 
@@ -387,7 +395,7 @@ func (t *transaction) enqueue() {
 	usable := func(s *pool.Server) bool { return p.waitsFor(s, n, tried, l.clock()) }
 	wait := t.mayWait()
 	if wait <= 0 || !p.queue.Push(&t.waiter, usable) {
-		t.reply(503, rejectFull, 1)
+		t.refuse(503, rejectFull, 1)
 		return
 	}
 	t.waiting, t.queuedAt = true, l.now
@@ -440,7 +448,7 @@ func (t *transaction) endWait() {
 func (t *transaction) onQueueTimeout() {
 	if t.waiting {
 		t.leaveQueue()
-		t.reply(503, rejectFull, 1)
+		t.refuse(503, rejectFull, 1)
 	}
 }
 

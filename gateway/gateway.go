@@ -59,9 +59,11 @@ type Gateway struct {
 	spills   atomic.Pointer[spill.Store] // nil: no pool has had retry.spill
 	spillLog rateLimit
 	strayLog rateLimit // of requests for paths that nobody has
-	metrics  gatewayMetrics
-	servers  servers // control plane of the pools
-	retired  struct {
+
+	allowedLog rateLimit
+	metrics    gatewayMetrics
+	servers    servers // control plane of the pools
+	retired    struct {
 		mu      sync.Mutex
 		servers []*pool.Server // that are in no table any more and may have requests; guarded by mu
 	}

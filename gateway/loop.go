@@ -59,6 +59,7 @@ type loop struct {
 	shards    map[*pool.Server]*shard
 	table     *table         // the table that pools and shards were made for
 	line      []byte         // scratch for heads
+	mark      []byte         // scratch for a header line
 	iov       [2][]byte      // scratch for writev
 	full      []*pool.Server // that said 503 on this loop and may still be skipped
 	fullTimer timer          // until the first of them is not

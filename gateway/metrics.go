@@ -84,6 +84,7 @@ func (h *histogram) observe(ns int64) {
 // loopStats is what one loop has counted.
 type loopStats struct {
 	rejects      [rejectCount]atomic.Uint64
+	allowed      [rejectCount][allowedWays]atomic.Uint64
 	replays      [len(failureNames)]atomic.Uint64
 	clientCloses [reasonCount]atomic.Uint64
 	serverCloses [reasonCount]atomic.Uint64
@@ -283,6 +284,12 @@ func (g *Gateway) writeLoops(w *metricsWriter) {
 	w.family("rejects_total", "counter")
 	for r := range rejectNames {
 		w.series("rejects_total", float64(sum(func(st *loopStats) uint64 { return st.rejects[r].Load() })), "reason", rejectNames[r])
+	}
+	w.family("allowed_total", "counter")
+	for _, r := range unjudged {
+		for v := range allowedWayNames {
+			w.series("allowed_total", float64(sum(func(st *loopStats) uint64 { return st.allowed[r][v].Load() })), "reason", r.String(), "by", allowedWayNames[v])
+		}
 	}
 	w.family("replays_total", "counter")
 	for f := range failureNames {

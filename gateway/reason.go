@@ -59,13 +59,23 @@ const (
 	rejectMethodNotAllowed              // 405
 	rejectNoServer                      // 503: no server is usable
 	rejectFull                          // 503: every connection is busy and so is the queue, or waiting took too long
-	rejectServerFailed                  // 502: no, a broken or a late answer
+	rejectServerFailed                  // 502: no answer, or a broken one
 	rejectOverloaded                    // 503: no descriptor was free to connect to a server with, or a request that was to be sent again could not be read back
+	rejectLate                          // 502: no verdict in time
 	rejectCount            = iota
 )
 
 var rejectNames = [rejectCount]string{
-	"bad_request", "unknown_method", "version", "timeout", "no_service", "method_not_allowed", "no_server", "full", "server_failed", "overloaded",
+	"bad_request", "unknown_method", "version", "timeout", "no_service", "method_not_allowed", "no_server", "full", "server_failed", "overloaded", "late",
 }
 
 func (r rejectReason) String() string { return rejectNames[r] }
+
+// allowedNames are the ends of requests that passed unjudged, for the access log.
+var allowedNames [rejectCount]string
+
+func init() {
+	for r, name := range rejectNames {
+		allowedNames[r] = "allowed_" + name
+	}
+}

@@ -25,6 +25,9 @@ type route struct {
 	checkPath    int    // index of the servers' path among the pool's checked paths, -1: not checked on its own
 	preserveHost bool
 	onlyOnce     bool // duplicates: avoid
+
+	allows   [rejectCount]bool // passes what would be rejected for this reason
+	decision int64             // ns in which a verdict has to be there, 0: no limit
 }
 
 // entrance is where a session has come in.
@@ -130,6 +133,11 @@ func newRoute(s configs.Service, p *poolTable) *route {
 		name: s.Path, path: s.Path, listener: s.Listener, pool: p, checkPath: -1,
 		preserveHost: s.PreserveHost, onlyOnce: s.Duplicates == "avoid", rewrites: s.Rewrite != "",
 	}
+	r.decision = int64(s.DecisionTimeout)
+	for _, why := range unjudged {
+		r.allows[why] = s.OnUnavailable == "allow"
+	}
+	r.allows[rejectServerFailed], r.allows[rejectLate] = s.OnError == "allow", s.OnTimeout == "allow"
 	for _, name := range s.ServerNames {
 		r.serverNames = append(r.serverNames, strings.ToLower(name))
 	}

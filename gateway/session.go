@@ -322,7 +322,7 @@ func (s *session) fail(status int, why rejectReason, r closeReason) {
 	}
 	l := s.loop
 	l.stats.rejects[why].Add(1)
-	l.line = appendAnswer(l.line[:0], status, 0, true, l.gw.extraFields)
+	l.line = appendAnswer(l.line[:0], status, 0, true, l.gw.extraFields, nil)
 	s.send(l.line)
 	s.endSession(r)
 }

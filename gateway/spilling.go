@@ -114,7 +114,7 @@ func (t *transaction) loseFile(result spillResult, live bool) {
 		t.srv.fail(failSpill, reasonSpillLost)
 	default:
 		t.leaveQueue()
-		t.reply(503, rejectOverloaded, 1)
+		t.refuse(503, rejectOverloaded, 1)
 	}
 }
 

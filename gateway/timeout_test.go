@@ -239,13 +239,13 @@ func TestResponseTimeout(t *testing.T) {
 				s.gets(w.request)
 				v.quiet(59 * time.Second)
 				v.say(s.client, w.answer) // nothing that was asked for
-				v.due(1*time.Second, "server response_timeout", "reject server_failed", "check")
+				v.due(1*time.Second, "server response_timeout", "reject late", "check")
 				p.c.refusal(502, false)
 				if got := s.rest(); got != "" {
 					t.Errorf("the server got %q", got)
 				}
 				p.again(false) // the connection goes on
-				v.logged("502 server_failed", "200 done")
+				v.logged("502 late", "200 done")
 			})
 		})
 	}
@@ -267,10 +267,10 @@ func TestResponseTimeoutAfterContinue(t *testing.T) {
 			v.quiet(59 * time.Second)
 			v.say(p.c, string(b))
 		}
-		v.due(60*time.Second, "server response_timeout", "reject server_failed", "check")
+		v.due(60*time.Second, "server response_timeout", "reject late", "check")
 		p.c.refusal(502, false)
 		s.rest()
-		v.logged("502 server_failed")
+		v.logged("502 late")
 	})
 }
 
@@ -433,14 +433,14 @@ func TestSendTimeout(t *testing.T) {
 				}
 			}
 			v.full(theServer)
-			v.due(60*time.Second, "server send_timeout", "reject server_failed", "check")
+			v.due(60*time.Second, "server send_timeout", "reject late", "check")
 			p.c.refusal(502, false)
 			if err := <-wrote; err != nil {
 				t.Fatal(err)
 			}
 			s.Close()
 			p.again(false)
-			v.logged("502 server_failed", "200 done")
+			v.logged("502 late", "200 done")
 		})
 	}
 }
@@ -717,14 +717,14 @@ func TestAnswerHeadTimeout(t *testing.T) {
 						v.say(p.c, "5¶hel") // it sends on meanwhile
 					}
 				}
-				v.due(10*time.Second, "server response_timeout", "reject server_failed", "check")
+				v.due(10*time.Second, "server response_timeout", "reject late", "check")
 				p.c.refusal(502, false)
 				s.rest()
 				if w.request != v05 {
 					v.say(p.c, "lo¶0¶¶")
 				}
 				p.again(false)
-				v.logged("502 server_failed", "200 done")
+				v.logged("502 late", "200 done")
 			})
 		})
 	}
@@ -747,7 +747,7 @@ func TestUnaskedContinues(t *testing.T) {
 			v.quiet(10 * time.Second)
 			v.say(s.client, goOn)
 		}
-		v.due(10*time.Second, "server response_timeout", "reject server_failed", "check")
+		v.due(10*time.Second, "server response_timeout", "reject late", "check")
 		p.c.refusal(502, false)
 	})
 }

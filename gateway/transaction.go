@@ -41,8 +41,10 @@ type transaction struct {
 	held       *buffer   // nil: dropped, the request can't be replayed
 	targetEnd  int
 	authEnd    int
-	payload    int // start of the payload
-	previewEnd int // end of the preview with its terminator, 0: it is not in or there is none
+	payload    int               // start of the payload
+	blocks     int               // start of the encapsulated heads in it
+	list       icap.Encapsulated // of the request
+	previewEnd int               // end of the preview with its terminator, 0: it is not in or there is none
 
 	spilling // what of the request is in a file; see spilling.go
 
@@ -50,6 +52,7 @@ type transaction struct {
 	attempt
 
 	// The response.
+	echoing      bool         // it is the request's own message: nobody has judged it
 	answered     bool         // bytes of a final answer have been sent to the client
 	responseDone bool         // all of it has been
 	status       int          // of the final answer
@@ -60,11 +63,14 @@ type transaction struct {
 	end          string // why it ended, for the access log
 
 	noted noted
+
+	decision timer // decision_timeout
 }
 
 func (t *transaction) init(s *session) {
 	t.s = s
 	t.attempt.init(t)
+	t.decision.fire = func(int64) { s.loop.guard(&s.conn, t.onDecision) }
 }
 
 // begin takes a request's heads. Its slices are valid during the call only. What can't be routed is answered at once.
@@ -75,7 +81,7 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 	t.active, t.began, t.wholeAt, t.number = true, l.now, l.now, l.transactions
 	t.method, t.allow, t.preview, t.close = req.Method, req.Allow, req.Preview, req.Close
 	t.requestDone, t.continued, t.discard, t.asked, s.splicing = false, false, false, false, false
-	t.answered, t.responseDone, t.dropBody, t.status, t.server = false, false, false, 0, nil
+	t.answered, t.echoing, t.responseDone, t.dropBody, t.status, t.server = false, false, false, false, 0, nil
 	t.payloadIn, t.payloadOut, t.dropped, t.previewEnd = 0, 0, 0, 0
 	t.end = endDone
 	t.previewed = req.Preview >= 0
@@ -162,6 +168,7 @@ func (t *transaction) hold(req *icap.Request, head int, blocks []byte) {
 		b = req.Encapsulated.AppendTo(b)
 	}
 	b = append(b, "\r\n"...)
+	t.blocks, t.list = len(b), req.Encapsulated
 	t.held.B = append(b, blocks...)
 }
 
@@ -174,6 +181,10 @@ func (t *transaction) forward(p []byte) {
 		return
 	}
 	if len(p) == 0 {
+		return
+	}
+	if t.echoing {
+		t.s.sendBody(p)
 		return
 	}
 	if t.held != nil && t.file == nil {
@@ -221,6 +232,8 @@ func (t *transaction) takesBody() bool {
 	switch {
 	case t.discard:
 		return true
+	case t.echoing:
+		return t.s.pending() < highWater
 	case t.splices():
 		return t.srv.pending() == 0
 	case t.streaming():
@@ -288,6 +301,7 @@ func (t *transaction) sendContinue() {
 func (t *transaction) setRequestDone() {
 	t.requestDone = true
 	t.s.request = requestDone
+	t.responseDone = t.responseDone || t.echoing
 	t.finishIfDone()
 }
 
@@ -297,6 +311,7 @@ func (t *transaction) proceed() {
 	case !t.active || t.responseDone && t.srv == nil:
 	case t.route != nil && t.attempts == 0 && !t.waiting && !t.answered:
 		t.pool.table.budget.First()
+		t.setDecision()
 		t.next()
 	default:
 		t.pump()
@@ -362,20 +377,24 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 // legal says whether the client can take this answer: it has to have allowed 204 and 206 unless its preview still waits for a verdict
 // (RFC 3507 4.5, 4.6), and a 200 to a modification has to say what it encapsulates.
 func (t *transaction) legal(r *icap.Response, e *icap.Encapsulated) bool {
-	inPreview := t.previewed && !t.continued
 	switch {
 	case t.method == icap.MethodOptions:
 		return true
 	case r.Status == 204:
-		return inPreview || t.allow&icap.Allow204 != 0
+		return t.takes204()
 	case r.Status == 206:
-		return t.allow&icap.Allow206 != 0 && (inPreview || t.allow&icap.Allow204 != 0)
+		return t.allow&icap.Allow206 != 0 && t.takes204()
 	case r.Status == 200:
 		return e.Body() != icap.NoSection && e.Body() != icap.OptBody
 	case r.Status == 201:
 		return true
 	}
 	return r.Status >= 400
+}
+
+// takes204 says whether the client can take a 204 now.
+func (t *transaction) takes204() bool {
+	return t.previewed && !t.continued || t.allow&icap.Allow204 != 0
 }
 
 // startsRequest says whether p can be the start of another request, and not of a chunk: chunk sizes start with a hex digit.
@@ -396,13 +415,18 @@ func (t *transaction) onResponseEnd() {
 	t.finishIfDone()
 }
 
-// reply answers the request without a server. What still comes of it is read and dropped.
+// reply answers the request with an error of the gateway's own. What still comes of it is read and dropped.
 func (t *transaction) reply(status int, why rejectReason, retryAfter int) {
+	t.s.loop.stats.rejects[why].Add(1)
+	t.end = why.String()
+	t.answer(status, retryAfter, nil)
+}
+
+// answer answers the request without a server, and without a body. mark are further header lines.
+func (t *transaction) answer(status, retryAfter int, mark []byte) {
 	s := t.s
 	l := s.loop
-	l.stats.rejects[why].Add(1)
 	t.status, t.answered, t.discard = status, true, true
-	t.end = why.String()
 	if s.request == requestHeld {
 		t.requestDone = true
 		s.request = requestDone
@@ -411,7 +435,7 @@ func (t *transaction) reply(status int, why rejectReason, retryAfter int) {
 	if l.gw.draining.Load() {
 		t.close = true
 	}
-	l.line = appendAnswer(l.line[:0], status, retryAfter, t.close, l.gw.extraFields)
+	l.line = appendAnswer(l.line[:0], status, retryAfter, t.close, l.gw.extraFields, mark)
 	s.send(l.line)
 	t.dropHeld()
 	t.onResponseEnd()
@@ -431,6 +455,7 @@ func (t *transaction) finishIfDone() {
 	s := t.s
 	t.active = false
 	t.dropHeld()
+	s.loop.wheel.stop(&t.decision)
 	s.loop.stats.count(t)
 	s.loop.logAccess(t)
 	s.flush()
@@ -447,6 +472,7 @@ func (t *transaction) cancel(r closeReason, end string) {
 		return
 	}
 	t.active = false
+	t.s.loop.wheel.stop(&t.decision)
 	t.leaveQueue()
 	if t.srv != nil {
 		t.srv.shut(r)

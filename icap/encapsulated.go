@@ -73,6 +73,20 @@ func (e *Encapsulated) AppendTo(dst []byte) []byte {
 	return append(dst, "\r\n"...)
 }
 
+// Unchanged returns the list of an answer that gives the message of a request back as it is, and how many bytes of the request's blocks are not in
+// it: an answer to a RESPMOD has no request head (RFC 3507 4.9.2).
+func (e *Encapsulated) Unchanged() (list Encapsulated, skip int) {
+	for i := range e.n {
+		if e.sections[i] == ReqHdr && e.Body() == ResBody || e.sections[i] == ReqHdr && i+1 < e.n && e.sections[i+1] == ResHdr {
+			skip = e.offsets[i+1]
+			continue
+		}
+		list.sections[list.n], list.offsets[list.n] = e.sections[i], e.offsets[i]-skip
+		list.n++
+	}
+	return list, skip
+}
+
 // parseEncapsulated reads the list of a request: in order, offsets from 0 strictly increasing, a body at the end.
 func parseEncapsulated(value []byte) (e Encapsulated, err error) {
 	if err = e.parseList(value, false); err == nil {

@@ -166,7 +166,7 @@ func (a *accounts) judge(r *result) {
 			return
 		}
 		a.note("503 of the server, as wished", "")
-	case r.status == 502 && line.End == "server_failed", r.status == 503 && (line.End == "no_server" || line.End == "full"):
+	case r.status == 502 && (line.End == "server_failed" || line.End == "late"), r.status == 503 && (line.End == "no_server" || line.End == "full"):
 		a.explain(r, line, fmt.Sprintf("%d", r.status))
 	default:
 		a.unexpected(r.plan, "status %d, %s", r.status, line.End)
@@ -342,12 +342,12 @@ func (a *accounts) judgeGateway(m metrics) {
 			lines++
 			attempts += max(0, line.Attempts-1)
 			switch line.End {
-			case "done", "no_server", "full", "server_failed", "no_service":
+			case "done", "no_server", "full", "server_failed", "late", "no_service":
 				ended[fmt.Sprintf("%s %d", line.Method, line.Status)]++
 			}
 			switch line.End {
 			case "done":
-			case "no_server", "full", "server_failed", "no_service":
+			case "no_server", "full", "server_failed", "late", "no_service":
 				rejected[line.End]++
 			default:
 				if line.Status == 502 || line.Status == 503 {

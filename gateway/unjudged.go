@@ -1,0 +1,122 @@
+package gateway
+
+import (
+	"icapgate/icap"
+)
+
+// This file is what becomes of a request that no server has judged: it is rejected or, where on_unavailable, on_error or on_timeout of its service
+// say so, it passes (fail open). A client that takes a 204 gets one; any other gets its own message back, as it comes in, whatever its size.
+
+// allowedMark is the header line that tells an answer which nobody has given a thought from a server's; the reason follows.
+const allowedMark = "X-Icapgate-Allowed: "
+
+// unjudged are the reasons for which no server has judged a request.
+var unjudged = [...]rejectReason{rejectNoServer, rejectFull, rejectOverloaded, rejectServerFailed, rejectLate}
+
+// The ways in which requests pass, for allowed_total.
+const (
+	allowedBy204 = iota
+	allowedByEcho
+	allowedNever // nothing of the kind was possible: rejected
+	allowedWays
+)
+
+var allowedWayNames = [allowedWays]string{"204", "echo", "cannot_allow"}
+
+// refuse is called when no server has judged the request.
+func (t *transaction) refuse(status int, why rejectReason, retryAfter int) {
+	switch {
+	case t.mayAllow(why):
+		t.pass(why)
+		return
+	case t.method != icap.MethodOptions && t.route.allows[why]:
+		t.s.loop.stats.allowed[why][allowedNever].Add(1)
+	}
+	t.reply(status, why, retryAfter)
+}
+
+// mayAllow says whether the request passes rather than being rejected for this reason, and can.
+func (t *transaction) mayAllow(why rejectReason) bool {
+	return t.route.allows[why] && t.method != icap.MethodOptions && (t.takes204() || t.held != nil && t.file == nil)
+}
+
+// pass lets the request pass unjudged. It is a security event: counted, logged, and marked in the answer.
+func (t *transaction) pass(why rejectReason) {
+	l := t.s.loop
+	t.end = allowedNames[why]
+	l.mark = append(append(append(l.mark[:0], allowedMark...), why.String()...), "\r\n"...)
+	if n, ok := l.gw.allowedLog.next(); ok {
+		l.log.Warn("requests pass unjudged", "service", t.route.name, "pool", t.pool.table.name, "reason", why.String(), "times", n)
+	}
+	if t.takes204() {
+		l.stats.allowed[why][allowedBy204].Add(1)
+		t.answer(204, 0, l.mark)
+		return
+	}
+	l.stats.allowed[why][allowedByEcho].Add(1)
+	t.echo()
+}
+
+// echo gives the client its own message back: what is held of it, and the rest as it comes.
+func (t *transaction) echo() {
+	s := t.s
+	l := s.loop
+	t.status, t.answered, t.echoing = 200, true, true
+	if l.gw.draining.Load() {
+		t.close = true
+	}
+	list, skip := t.list.Unchanged()
+	l.line = appendOwnHead(l.line[:0], 200, 0, t.close, l.gw.extraFields, l.mark)
+	l.line = append(list.AppendTo(l.line), "\r\n"...)
+	s.send(l.line)
+	b, body := t.held.B, t.blocks+t.list.HeadLen()
+	s.send(b[t.blocks+skip : body])
+	if t.previewEnd > 0 { // the chunk that ends the preview is not the end of the body
+		s.sendBody(b[body : t.previewEnd-len(lastChunk)])
+		body = t.previewEnd
+	}
+	s.sendBody(b[body:])
+	t.dropHeld()
+	if t.requestDone {
+		t.onResponseEnd()
+	}
+	s.endRound()
+	l.runLater(&s.conn) // its reading may have stopped for the server
+}
+
+// lastChunk is the canonical end of a body, and of a preview that is not all of it.
+const lastChunk = "0\r\n\r\n"
+
+// setDecision sets the time in which the verdict has to be there.
+func (t *transaction) setDecision() {
+	if t.route.decision > 0 {
+		t.s.loop.wheel.set(&t.decision, t.s.loop.now+t.route.decision)
+	}
+}
+
+// onDecision is called when the time for the verdict may be over. It begins when a server could begin: the request is in, or its preview.
+func (t *transaction) onDecision() {
+	l := t.s.loop
+	if !t.active || t.answered {
+		return
+	}
+	began := l.now
+	switch {
+	case t.requestDone || t.s.request == requestHeld:
+		began = t.wholeAt
+	case t.waiting: // the rest of it is not read meanwhile
+		began = t.queuedAt
+	}
+	if due := began + t.route.decision; l.now < due {
+		l.wheel.set(&t.decision, due)
+		return
+	}
+	t.leaveQueue()
+	if c := t.srv; c != nil {
+		if c.pool.measures {
+			c.latency().Fail(l.now)
+		}
+		c.shut(reasonResponseTimeout)
+	}
+	t.refuse(502, rejectLate, 0)
+}

@@ -1,0 +1,292 @@
+package gateway
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"icapgate/health"
+)
+
+// allowing is YAML of a service that lets everything pass.
+const allowing = "services: [{on_unavailable: allow, on_error: allow, on_timeout: allow}]"
+
+// downForGood makes all servers count as down, whatever a check would say.
+func (g *testGateway) downForGood() {
+	for _, s := range g.table.Load().pools[0].servers {
+		s.SetExpedite(func() {})
+		s.Health.SetState(health.Down)
+	}
+}
+
+// passed reads the head of an answer to what nobody has judged.
+func (c *client) passed(t testing.TB, status int, reason, list string) {
+	t.Helper()
+	h := c.status(status)
+	for _, want := range []string{"X-Icapgate-Allowed: " + reason + "\r\n", "ISTag: ", "\r\nEncapsulated: " + list + "\r\n"} {
+		if !strings.Contains(h, want) {
+			t.Errorf("%q is not in %q", want, h)
+		}
+	}
+}
+
+// What a client gets for a request that no server can judge: its own message, or the word that nothing is to be changed.
+func TestUnjudgedPasses(t *testing.T) {
+	const (
+		req     = "req-hdr=0, req-body=28"
+		bothPL  = PL + resBody + "5¶hello¶0¶¶"
+		trailer = "5¶hello¶0¶X-T: 1¶¶"
+	)
+	for _, v := range []struct {
+		name, request string
+		status        int
+		list, body    string // of the answer
+	}{
+		{"204 allowed", RL + "Allow: 204¶" + reqBody + chunks, 204, "null-body=0", ""},
+		{"204 and 206 allowed", RL + "Allow: 204, 206¶" + reqBody + chunks, 204, "null-body=0", ""},
+		{"preview", preview(4) + "4¶abcd¶0¶¶", 204, "null-body=0", ""},
+		{"preview that is all", preview(9) + "4¶abcd¶0; ieof¶¶", 204, "null-body=0", ""},
+		{"preview of nothing", preview(0) + "0¶¶", 204, "null-body=0", ""},
+		{"REQMOD", v05, 200, req, P + chunks},
+		{"REQMOD without a body", v04, 200, "req-hdr=0, null-body=27", G},
+		{"RESPMOD", bothPL, 200, "res-hdr=0, res-body=19", S + chunks},
+		{"RESPMOD without the request", PL + "Encapsulated: res-hdr=0, res-body=19¶¶" + S + chunks, 200, "res-hdr=0, res-body=19", S + chunks},
+		{"RESPMOD without heads", PL + "Encapsulated: res-body=0¶¶" + chunks, 200, "res-body=0", chunks},
+		{"RESPMOD with the request's head only", PL + "Encapsulated: req-hdr=0, res-body=27¶¶" + G + chunks, 200, "res-body=0", chunks},
+		{"RESPMOD without a body", PL + "Encapsulated: req-hdr=0, res-hdr=27, null-body=46¶¶" + G + S, 200, "res-hdr=0, null-body=19", S},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			f := startFake(t)
+			g := startGateway(t, []string{f.address}, quiet+"    panic_threshold: 0\n", allowing).ready()
+			g.downForGood()
+			overBoth(t, func(t *testing.T, listener int) {
+				for _, cut := range []int{whole, bytewise} {
+					c := g.dialFor(t, listener)
+					request := text(v.request)
+					if cut == whole {
+						c.send(request)
+					} else {
+						for i := range request {
+							c.send(request[i : i+1])
+						}
+					}
+					c.passed(t, v.status, "no_server", v.list)
+					c.expect(text(v.body))
+					c.send(text(OL + "¶")) // an OPTIONS is not let pass, and the connection is fine
+					c.refusal(503, false)
+				}
+			})
+			f.idle(t)
+			by := map[int]string{200: "echo", 204: "204"}[v.status]
+			if n := g.metric(fmt.Sprintf(`allowed_total{reason="no_server",by=%q}`, by)); n != 4 {
+				t.Errorf("%v were counted, want 4", n)
+			}
+			if n := g.metric(`rejects_total{reason="no_server"}`); n != 4 {
+				t.Errorf("%v rejects, want the 4 OPTIONS", n)
+			}
+		})
+	}
+}
+
+// By default nothing passes.
+func TestUnjudgedIsRejected(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet, "").ready()
+	g.downForGood()
+	c := g.dial(1)
+	for _, request := range []string{v05, RL + "Allow: 204¶" + reqBody + chunks, preview(9) + "4¶abcd¶0; ieof¶¶"} {
+		c.send(text(request))
+		c.refusal(503, false)
+	}
+}
+
+// on_error: servers that end without an answer, answer nonsense or say that they have failed.
+func TestUnjudgedAfterErrors(t *testing.T) {
+	part, rest := preview(4)+"4¶abcd¶0¶¶", "2¶ef¶0¶¶"
+	for _, v := range []struct {
+		name   string
+		do     func(s *serverSide)
+		reason string
+	}{
+		{"rst", func(s *serverSide) { s.reset() }, "server_failed"},
+		{"fin", func(s *serverSide) { s.Close() }, "server_failed"},
+		{"nonsense", func(s *serverSide) { s.send("HTTP/1.1 200 OK\r\n\r\n"); s.rest() }, "server_failed"},
+		{"part of a head", func(s *serverSide) { s.send("ICAP/1.0 20"); s.Close() }, "server_failed"},
+		{"500", func(s *serverSide) { s.send(text("ICAP/1.0 500 x¶¶")); s.rest() }, "server_failed"},
+		{"503", func(s *serverSide) { s.send(text("ICAP/1.0 503 x¶Retry-After: 30¶¶")); s.rest() }, "full"},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			overBoth(t, func(t *testing.T, listener int) {
+				f := startFake(t)
+				g := startGateway(t, []string{f.address}, quiet+"    retry: {attempts: 0}\n", allowing).ready()
+				again := func() { g.table.Load().pools[0].servers[0].MarkFull(0) }
+				c := g.dialFor(t, listener)
+				c.send(text(v05))
+				s := f.next(t)
+				s.gets(v05)
+				v.do(s)
+				c.passed(t, 200, v.reason, "req-hdr=0, req-body=28")
+				c.expect(text(P + chunks))
+
+				again()
+				c.send(text(part)) // in the preview: 204
+				s = f.next(t)
+				s.gets(part)
+				v.do(s)
+				c.passed(t, 204, v.reason, "null-body=0")
+
+				again()
+				c.send(text(part)) // after it: the message, without the seam
+				s = f.next(t)
+				s.gets(part)
+				s.send(text(goOn))
+				c.expect(text(goOn))
+				c.send(text(rest))
+				s.expect(text(rest))
+				v.do(s)
+				c.passed(t, 200, v.reason, "req-hdr=0, req-body=28")
+				c.expect(text(P + "4¶abcd¶" + rest))
+				if n := g.metric(fmt.Sprintf(`rejects_total{reason=%q}`, v.reason)); n != 0 {
+					t.Errorf("%v rejects", n)
+				}
+			})
+		})
+	}
+}
+
+// Once bytes are not held any more, a 204 is the only way; a client that does not take one is rejected.
+func TestUnjudgedBeyondTheBuffer(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet+"    retry: {attempts: 0, replay_buffer: 16KiB}\n", allowing).ready()
+	body := chunked(1<<20, 100<<10)
+	overBoth(t, func(t *testing.T, listener int) {
+		for _, allow := range []string{"", "Allow: 204¶"} {
+			c := g.dialFor(t, listener)
+			go c.Write([]byte(text(RL+allow+reqBody) + body))
+			s := f.next(t)
+			s.gets(RL + allow + reqBody)
+			s.expect(body)
+			s.reset()
+			if allow == "" {
+				c.refusal(502, false)
+			} else {
+				c.passed(t, 204, "server_failed", "null-body=0")
+			}
+		}
+	})
+	for by, want := range map[string]float64{"204": 2, "cannot_allow": 2, "echo": 0} {
+		if n := g.metric(fmt.Sprintf(`allowed_total{reason="server_failed",by=%q}`, by)); n != want {
+			t.Errorf("%v by %s, want %v", n, by, want)
+		}
+	}
+}
+
+// A large message is given back as it comes in, and not collected; so is one whose rest waits for the client to read.
+func TestEchoOfALargeBody(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet+"    panic_threshold: 0\n", allowing).ready()
+	g.downForGood()
+	const size, chunk = 24 << 20, 100 << 10
+	body := chunked(size, chunk)
+	overBoth(t, func(t *testing.T, listener int) {
+		c := g.dialFor(t, listener)
+		wrote := make(chan error, 1)
+		go func() { _, err := c.Write([]byte(text(RL+reqBody) + body)); wrote <- err }()
+		c.passed(t, 200, "no_server", "req-hdr=0, req-body=28")
+		c.expect(text(P))
+		n, sum, err := new(bodyReader).read(c)
+		if err != nil || n != size || sum != payloadSum(size, chunk) {
+			t.Fatalf("%d bytes came back (%v), or others than were sent", n, err)
+		}
+		if err := <-wrote; err != nil {
+			t.Fatal(err)
+		}
+		c.send(text(v04)) // and once more
+		c.passed(t, 200, "no_server", "req-hdr=0, null-body=27")
+		c.expect(text(G))
+	})
+}
+
+// A fault of the client in a message that is being given back ends the connection: its end is not invented.
+func TestEchoOfABrokenBody(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet+"    panic_threshold: 0\n", allowing).ready()
+	g.downForGood()
+	overBoth(t, func(t *testing.T, listener int) {
+		c := g.dialFor(t, listener)
+		c.send(text(RL + reqBody + "5¶hello¶"))
+		c.passed(t, 200, "no_server", "req-hdr=0, req-body=28")
+		c.expect(text(P + "5¶hello¶"))
+		c.send(text("x¶"))
+		if rest := c.rest(); rest != "" {
+			t.Errorf("%q came behind the fault", rest)
+		}
+	})
+}
+
+// The verdict has to be there in time, counted from when a server could begin: waiting for the client does not count, and waiting in the queue does.
+func TestDecisionTimeout(t *testing.T) {
+	for _, v := range []struct {
+		policy string
+		status int
+	}{{"allow", 200}, {"reject", 502}} {
+		t.Run(v.policy, func(t *testing.T) {
+			overBoth(t, func(t *testing.T, listener int) {
+				g := startVirtual(t, nil, "    queue: {timeout: 1h}\n", fmt.Sprintf("services: [{on_timeout: %s, decision_timeout: 4s}]", v.policy))
+				late := func(c *client, list, body string) {
+					t.Helper()
+					if v.policy == "reject" {
+						c.refusal(v.status, false)
+						return
+					}
+					c.passed(t, v.status, "late", list)
+					c.expect(text(body))
+				}
+				c := g.connect(listener)
+				g.say(c, RL+reqBody+"5¶hello¶")
+				s := g.f.next(t)
+				s.gets(RL + reqBody + "5¶hello¶")
+				g.pass(30 * time.Second) // the client's own time
+				g.say(c, "0¶¶")
+				s.expect(text("0¶¶"))
+				g.pass(4*time.Second - 1)
+				g.settle()
+				if unread(t, &serverSide{client: c}) != 0 {
+					t.Fatal("an answer came too early")
+				}
+				g.pass(time.Duration(1 + tick))
+				late(c, "req-hdr=0, req-body=28", P+chunks)
+				s.dropped(t)
+
+				// In time: nothing happens later.
+				g.say(c, v05)
+				s = g.f.next(t)
+				s.gets(v05)
+				g.pass(3 * time.Second)
+				s.send(text(page))
+				c.expect(text(page))
+				g.pass(30 * time.Second)
+				s.release()
+
+				// In the queue.
+				g.table.Load().pools[0].servers[0].MarkFull(g.time.Load() + int64(time.Minute))
+				g.say(c, v05)
+				g.pass(4*time.Second + time.Duration(tick))
+				late(c, "req-hdr=0, req-body=28", P+chunks)
+				if n := g.table.Load().pools[0].queue.Depth(); n != 0 {
+					t.Errorf("%d wait", n)
+				}
+			})
+		})
+	}
+}
+
+// dropped waits until the gateway has ended a connection that is the test's.
+func (s *serverSide) dropped(t testing.TB) {
+	t.Helper()
+	if rest := s.rest(); rest != "" {
+		t.Errorf("%q came before the end", rest)
+	}
+	s.Close()
+}
