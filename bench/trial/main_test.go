@@ -200,9 +200,9 @@ func TestTrials(t *testing.T) {
 		"faults --only 503 --length 2s --rate 50",
 		"cost --rounds 1 --requests 200 --connections 4 --doors icap --only hash --most 1000",
 	} {
-		var out bytes.Buffer
-		if code := run(strings.Fields(args), &out, io.Discard); code != exitOK {
-			t.Errorf("%s: exit code %d\n%s", args, code, &out)
+		var out, progress bytes.Buffer
+		if code := run(strings.Fields(args), &out, &progress); code != exitOK {
+			t.Errorf("%s: exit code %d\n%s\n%s", args, code, &out, &progress)
 		}
 	}
 }
