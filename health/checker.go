@@ -43,8 +43,9 @@ type CheckConfig struct {
 	Status *Status // written by the Checker; nil: a new one
 	Stats  *Stats  // counted into, and may be shared by all checkers; nil: nowhere
 
-	OnMaxConnections func(n int)  // called by the Checker's goroutine after each check with a 200: the smallest limit that is said for a path, 0: none; may be nil
-	Logger           *slog.Logger // one line per change; nil: none
+	OnCheck          func(number uint64, ok bool) // called by the Checker's goroutine with the result of each check; nil: nobody wants to know
+	OnMaxConnections func(n int)                  // called by the Checker's goroutine after each check with a 200: the smallest limit that is said for a path, 0: none; may be nil
+	Logger           *slog.Logger                 // one line per change; nil: none
 
 	// For tests.
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer
@@ -178,7 +179,7 @@ func (c *Checker) pause() time.Duration {
 
 // check makes one check and acts on its outcome.
 func (c *Checker) check(ctx context.Context) {
-	began := time.Now()
+	began, number := time.Now(), c.status.beginCheck()
 	r := round{cfg: &c.cfg}
 	rep := r.run(ctx)
 	if ctx.Err() != nil {
@@ -191,6 +192,9 @@ func (c *Checker) check(ctx context.Context) {
 		c.cfg.Stats.Skipped.Add(1)
 	default:
 		c.cfg.Stats.OK.Add(1)
+	}
+	if c.cfg.OnCheck != nil && rep.outcome != none {
+		c.cfg.OnCheck(number, rep.outcome != bad)
 	}
 	c.status.latest.Store(&verdict{fault: rep.fault, unreachable: rep.unreachable, took: time.Since(began)})
 	c.setMissing(rep.missing)

@@ -43,7 +43,7 @@ func ParseAdminState(word string) (AdminState, error) {
 // Checker: a reload that changes how a server is checked keeps what is known of it. The zero value is a server of which nothing
 // is known, in admin state ready.
 type Status struct {
-	word    atomic.Uint32               // State, AdminState and grace together, so that they are read as of one moment
+	word    atomic.Uint32               // State, AdminState, grace and ejection together, so that they are read as of one moment
 	missing atomic.Pointer[[]bool]      // by path: answered with 404; nil: none. The slice is never changed
 	options atomic.Pointer[[]*Options]  // by path: what it has last said; nil: nothing. The slice is never changed
 	lacking atomic.Pointer[[]methodSet] // by path: methods that are routed there and that it does not do; nil: none. The slice is never changed
@@ -51,6 +51,7 @@ type Status struct {
 	since   atomic.Int64                // when State was entered, Unix nanoseconds; 0: never
 	latest  atomic.Pointer[verdict]
 	notify  atomic.Pointer[func(usable, cold bool)]
+	traffic traffic // what requests say of it
 }
 
 // verdict is the outcome of one check.
@@ -66,6 +67,8 @@ const (
 	adminShift = 2
 	adminMask  = 0b01100
 	graceBit   = 0b10000
+	ejectedBit = 1 << 5
+	coldBit    = 1 << 6 // it was down, in maintenance or ejected, and has not been usable since
 )
 
 // State returns the result of the active checks.
@@ -78,6 +81,15 @@ func (s *Status) Admin() AdminState { return AdminState(s.word.Load() & adminMas
 // not among them. The table in the package comment has all cases.
 func (s *Status) Usable(path int) bool {
 	return usable(s.word.Load()) && !s.lacks(path)
+}
+
+// Ejected says whether the server is taken out because of the requests that it has failed.
+func (s *Status) Ejected() bool { return s.word.Load()&ejectedBit != 0 }
+
+// UsableButEjected says whether the server may get a request for a path when nobody else can: only its ejection speaks against it.
+func (s *Status) UsableButEjected(path int) bool {
+	word := s.word.Load()
+	return word&ejectedBit != 0 && usable(word&^ejectedBit) && !s.lacks(path)
 }
 
 // Admitted says whether the server may get a request for a path whatever the checks say: no operator has taken it out, and it knows the path.
@@ -94,7 +106,7 @@ func (s *Status) lacks(path int) bool {
 // usable is the truth table of the package comment.
 func usable(word uint32) bool {
 	state, admin, grace := State(word&stateMask), AdminState(word&adminMask>>adminShift), word&graceBit != 0
-	return admin == Ready && (state == Up || state == Checking && grace)
+	return admin == Ready && word&ejectedBit == 0 && (state == Up || state == Checking && grace)
 }
 
 // Since returns when the current State was entered, the zero time if no Checker has taken the server up yet.
@@ -173,24 +185,33 @@ func (s *Status) setMissing(missing []bool) {
 }
 
 func (s *Status) update(f func(word uint32) uint32) {
+	if changed, usable, cold := s.change(f); changed {
+		s.tell(usable, cold)
+	}
+}
+
+// change changes the word and tells nobody yet. usable and cold are as of OnChange.
+func (s *Status) change(f func(word uint32) uint32) (changed, is, cold bool) {
 	for {
 		old := s.word.Load()
 		word := f(old)
-		if !s.word.CompareAndSwap(old, word) {
-			continue
+		if State(word&stateMask) == Down || AdminState(word&adminMask>>adminShift) == Maintenance || word&ejectedBit != 0 {
+			word |= coldBit
 		}
-		if word != old {
-			is := usable(word)
-			s.tell(is, is && (State(old&stateMask) == Down || AdminState(old&adminMask>>adminShift) == Maintenance))
+		if is, cold = usable(word), false; is {
+			cold = word&coldBit != 0
+			word &^= coldBit
 		}
-		return
+		if s.word.CompareAndSwap(old, word) {
+			return word != old, is, cold
+		}
 	}
 }
 
 // OnChange sets what is called whenever the Status has changed, and says whether the server is usable now, for all paths or for some: somebody may
 // be waiting for it, or have to be sent elsewhere. One that was not usable before counts, too: its verdict may be the one after which health is
-// not looked at any more. cold says that it may have been started just now: it has been down, or in maintenance. f is called by whoever changed
-// the Status, and must not block.
+// not looked at any more. cold says that it may have been started just now: since it was usable last it has been down, in maintenance or ejected. f is
+// called by whoever changed the Status, and must not block.
 func (s *Status) OnChange(f func(usable, cold bool)) { s.notify.Store(&f) }
 
 func (s *Status) tell(usable, cold bool) {

@@ -16,18 +16,26 @@ func TestUsable(t *testing.T) {
 	for _, state := range []State{Checking, Up, Down} {
 		for _, admin := range []AdminState{Ready, Drain, Maintenance} {
 			for _, grace := range []bool{false, true} {
-				var s Status
-				s.SetState(state)
-				s.SetAdmin(admin)
-				if grace {
-					s.word.Or(graceBit)
-				}
-				want := yes[[3]any{state, admin, grace}]
-				if got := s.Usable(-1); got != want {
-					t.Errorf("%v, %v, grace %v: usable %v, want %v", state, admin, grace, got, want)
-				}
-				if s.State() != state || s.Admin() != admin {
-					t.Errorf("set %v, %v, read %v, %v", state, admin, s.State(), s.Admin())
+				for _, ejected := range []bool{false, true} {
+					var s Status
+					s.SetState(state)
+					s.SetAdmin(admin)
+					if grace {
+						s.word.Or(graceBit)
+					}
+					if ejected {
+						s.word.Or(ejectedBit)
+					}
+					but := yes[[3]any{state, admin, grace}]
+					if got := s.Usable(-1); got != (but && !ejected) {
+						t.Errorf("%v, %v, grace %v, ejected %v: usable %v", state, admin, grace, ejected, got)
+					}
+					if got := s.UsableButEjected(-1); got != (but && ejected) {
+						t.Errorf("%v, %v, grace %v, ejected %v: usable but ejected %v", state, admin, grace, ejected, got)
+					}
+					if s.State() != state || s.Admin() != admin || s.Ejected() != ejected {
+						t.Errorf("set %v, %v, ejected %v, read %v, %v, %v", state, admin, ejected, s.State(), s.Admin(), s.Ejected())
+					}
 				}
 			}
 		}
@@ -142,7 +150,7 @@ func TestOnChange(t *testing.T) {
 	}{
 		{func() { s.SetState(Down) }, "gone"}, // nothing was known of it
 		{func() { s.SetState(Checking) }, "gone"},
-		{func() { s.SetState(Up) }, "warm"},
+		{func() { s.SetState(Up) }, "cold"},
 		{func() { s.SetState(Up) }, nothing},
 		{func() { s.SetState(Down) }, "gone"},
 		{func() { s.SetState(Down) }, nothing},
@@ -153,6 +161,16 @@ func TestOnChange(t *testing.T) {
 		{func() { s.SetAdmin(Ready) }, "warm"},
 		{func() { s.SetAdmin(Maintenance) }, "gone"},
 		{func() { s.SetAdmin(Ready) }, "cold"},
+		{func() { s.SetAdmin(Drain) }, "gone"},
+		{func() { s.SetState(Down) }, "gone"},
+		{func() { s.SetState(Up) }, "gone"}, // started anew while it was drained
+		{func() { s.SetAdmin(Ready) }, "cold"},
+		{func() { s.SetAdmin(Drain) }, "gone"},
+		{func() { s.SetAdmin(Ready) }, "warm"},
+		{func() { s.update(func(w uint32) uint32 { return w | ejectedBit }) }, "gone"},
+		{func() { s.SetState(Checking) }, "gone"},
+		{func() { s.update(func(w uint32) uint32 { return w &^ ejectedBit }) }, "gone"},
+		{func() { s.SetState(Up) }, "cold"},
 		{func() { s.setMissing([]bool{true}) }, "gone"},
 		{func() { s.setMissing(nil) }, "warm"},
 		{func() { s.setMissing(nil) }, nothing},

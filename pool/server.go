@@ -152,6 +152,12 @@ func (s *Server) Release() {
 func (s *Server) Begin() { s.inFlight.Add(1); s.requests.Add(1) }
 func (s *Server) End()   { s.inFlight.Add(-1) }
 
+// Ended is the number of attempts that have come to their end. While others begin it may be too low by these for a moment.
+func (s *Server) Ended() uint64 {
+	begun := s.requests.Load() // first: what begins now is not taken for ended
+	return begun - min(uint64(s.inFlight.Load()), begun)
+}
+
 // MarkFull notes that the server answered 503: it is skipped until then (loop time, ns).
 func (s *Server) MarkFull(until int64) { s.fullUntil.Store(until) }
 
