@@ -90,6 +90,7 @@ type Pool struct {
 	Retry           Retry        `yaml:"retry"`
 	MaxChunk        Size         `yaml:"max_chunk"` // larger chunks of a client are split
 	Health          Health       `yaml:"health"`
+	Ejection        Ejection     `yaml:"ejection"`
 }
 
 // Server is one server; in YAML a string (the address) or a mapping.
@@ -150,6 +151,18 @@ type DNS struct {
 	Servers  []string `yaml:"servers"`  // nameservers, ip:port, the port defaults to 53; empty: those of /etc/resolv.conf
 	Interval Duration `yaml:"interval"` // between two lookups of a name, unless its TTL is shorter
 	Timeout  Duration `yaml:"timeout"`  // of each question to a nameserver
+}
+
+// Ejection says when a server that fails requests is taken out, and for how long.
+type Ejection struct {
+	Consecutive   int      `yaml:"consecutive"`    // failures in a row; 0: off
+	FailureShare  float64  `yaml:"failure_share"`  // failures of the requests of a window; 0: off
+	LatencyFactor float64  `yaml:"latency_factor"` // times the pool's median that the p95 of a window may be; 0: off
+	Window        Duration `yaml:"window"`
+	MinRequests   int      `yaml:"min_requests"` // of a window, to conclude anything from it
+	Time          Duration `yaml:"time"`         // of the first ejection; the next ones are twice as long each
+	MaxTime       Duration `yaml:"max_time"`
+	MaxShare      float64  `yaml:"max_share"` // of the pool's servers that may be ejected at a time
 }
 
 // Limits bound what the whole gateway takes. Beyond them new clients are refused; those that are connected go on.

@@ -57,6 +57,10 @@ func DefaultPool() Pool {
 		Retry:           Retry{Attempts: 2, ReplayBuffer: 64 << 10, Budget: 0.2, On: []string{"connect", "reset", "503"}},
 		MaxChunk:        1 << 20,
 		Health:          Health{Interval: seconds(5), Timeout: seconds(2), Rise: 2, Fall: 3},
+		Ejection: Ejection{
+			Consecutive: 5, FailureShare: 0.5, Window: seconds(10), MinRequests: 20,
+			Time: seconds(10), MaxTime: seconds(300), MaxShare: 0.5,
+		},
 	}
 }
 

@@ -111,6 +111,8 @@ func (l *linter) pool(key string, p *Pool) {
 		l.add(key+".connection_share", "%d gateways share these servers: all of them need this same value; dns: and a name with all their addresses counts them", n)
 	}
 
+	l.ejection(key+".ejection", p)
+
 	share := max(1, p.ConnectionShare.Count())
 	weights := 0
 	var remote []string
@@ -152,5 +154,25 @@ func (l *linter) srv(key string, s *Server, tls *PoolTLS) {
 	if tls != nil && tls.CAFile == "" && tls.ServerName == "" {
 		l.add(key+".address", "%s: whoever can forge DNS answers can name a server of his own, whose certificate the system's CAs know; "+
 			"better with tls.ca_file or tls.server_name", s.Address)
+	}
+}
+
+func (l *linter) ejection(key string, p *Pool) {
+	e := &p.Ejection
+	if e.Consecutive == 1 {
+		l.add(key+".consecutive", "1: a single request that fails takes a server out")
+	}
+	if e.FailureShare > 0 && e.FailureShare < 0.1 {
+		l.add(key+".failure_share", "%v: servers are taken out for less than one failure in ten requests", e.FailureShare)
+	}
+	if e.LatencyFactor > 0 && e.LatencyFactor < 2 {
+		l.add(key+".latency_factor", "%v: servers that work alike can differ by so much", e.LatencyFactor)
+	}
+	if p.PanicThreshold > 0 && e.MaxShare > 1-p.PanicThreshold {
+		l.add(key+".max_share", "%v: together with panic_threshold %v so many ejections begin the panic, in which ejected servers are used",
+			e.MaxShare, p.PanicThreshold)
+	}
+	if e.MaxShare > 0.5 {
+		l.add(key+".max_share", "%v: the rest gets the load of all when more than half of the servers are out", e.MaxShare)
 	}
 }

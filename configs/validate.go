@@ -41,6 +41,9 @@ const (
 	maxAttempts    = 10
 	maxBudget      = 10
 	maxRiseFall    = 100
+	maxInARow      = 1000
+	maxFactor      = 1000
+	minWindow      = Duration(time.Second)
 	maxReplay      = Size(64 << 20)
 	maxSpill       = Size(1 << 40)
 	minMemory      = Size(64 << 20)
@@ -175,6 +178,24 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 	if p.Health.Path != "" {
 		v.path(key+".health.path", p.Health.Path)
 	}
+	v.ejection(key+".ejection", &p.Ejection)
+}
+
+func (v *validator) ejection(key string, e *Ejection) {
+	v.number(key+".consecutive", e.Consecutive, 0, maxInARow)
+	v.share(key+".failure_share", e.FailureShare)
+	if f := e.LatencyFactor; f != 0 && !(f > 1 && f <= maxFactor) { // NaN fails too
+		v.add(key+".latency_factor", "%v is out of range, allowed: 0 (off), or above 1 to %d, such as 3", f, maxFactor)
+	}
+	v.duration(key+".window", e.Window, minWindow, maxInterval)
+	v.number(key+".min_requests", e.MinRequests, 1, maxConnections)
+	v.duration(key+".time", e.Time, minInterval, maxInterval)
+	if e.MaxTime < e.Time {
+		v.add(key+".max_time", "%v is less than time, which is %v", e.MaxTime, e.Time)
+	} else {
+		v.duration(key+".max_time", e.MaxTime, minInterval, maxTimeout)
+	}
+	v.share(key+".max_share", e.MaxShare)
 }
 
 // shareOfConnections checks a number of gateways, or a name that counts them.
