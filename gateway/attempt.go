@@ -17,6 +17,7 @@ type attempt struct {
 	attempts   int          // begun so far
 	lastServer *pool.Server // of the latest attempt, nil: there was none
 	tried      bitset       // places in the pool of the servers that have failed for this request
+	silent     bitset       // those of them that have not answered to a connect: it does not go there again
 	freshOnly  bool         // a reused connection has failed: open a new one
 	crashed    bool         // a fresh connection ended without an answer once
 	mayHaveAll bool         // the server of the latest attempt may have got the whole request
@@ -54,7 +55,7 @@ func (a *attempt) init(t *transaction) {
 func (a *attempt) reset() {
 	a.srv, a.lineSent, a.serverContinued = nil, false, false
 	a.lastServer = nil
-	a.attempts, a.tried, a.freshOnly, a.crashed, a.mayHaveAll, a.again = 0, bitset{}, false, false, false, false
+	a.attempts, a.tried, a.silent, a.freshOnly, a.crashed, a.mayHaveAll, a.again = 0, bitset{}, bitset{}, false, false, false, false
 	a.connectTime, a.queueTime, a.firstByte = 0, 0, 0
 }
 
@@ -73,7 +74,11 @@ func (t *transaction) next() {
 			}
 			continue // another loop took the slot meanwhile: look again
 		case allTried:
-			t.tried = bitset{} // better the same server again than none
+			if t.tried == t.silent {
+				t.reply(503, rejectNoServer, 1)
+				return
+			}
+			t.tried = t.silent // better the same server again than none
 			continue
 		case allBusy, noneYet:
 			t.enqueue()
@@ -82,8 +87,8 @@ func (t *transaction) next() {
 			switch {
 			case wait < t.mayWait():
 				t.enqueue()
-			case t.tried != bitset{}:
-				t.tried = bitset{}
+			case t.tried != t.silent:
+				t.tried = t.silent
 				continue
 			default:
 				t.refuse(503, rejectFull, int((wait+int64(time.Second)-1)/int64(time.Second)))

@@ -100,7 +100,16 @@ func serverStatus(p *poolTable, s *pool.Server, now int64) admin.ServerStatus {
 	st := admin.ServerStatus{
 		Address: s.Name, Authority: s.Authority, Health: s.Health.State().String(), Admin: s.Health.Admin().String(), Weight: s.Weight(), Share: float64(s.Share(now, int64(p.cfg.SlowStart))) / pool.Parts,
 		InFlight: s.InFlight(), Connections: s.Connections(), Idle: s.Idle(), Cap: s.Cap(), Requests: s.Requests(),
-		Since: s.Health.Since(), CheckSeconds: s.Health.LastDuration().Seconds(), LastError: s.Health.LastError(),
+		Doubted: s.Health.Doubted(),
+		Since:   s.Health.Since(), CheckSeconds: s.Health.LastDuration().Seconds(), LastError: s.Health.LastError(),
+	}
+	e := p.ejector.Of(s.Health)
+	if e.Out {
+		st.Ejected, st.EjectionReason = true, e.Reason.String()
+		st.EjectedUntil = time.Now().Add(time.Duration(e.Until - now)).Round(time.Millisecond)
+	}
+	for _, n := range e.Count {
+		st.Ejections += n
 	}
 	for i, missing := range s.Health.Missing() {
 		if missing && i < len(p.paths) {
@@ -152,7 +161,7 @@ func (g *Gateway) Ready(name string) error {
 	for _, p := range g.table.Load().pools {
 		usable := 0
 		for _, s := range p.servers {
-			if s.Health.Usable(-1) {
+			if s.Health.Usable(-1) || s.Health.UsableButEjected(-1) {
 				usable++
 			} else if !s.Health.Checked() && s.Health.Admin() == health.Ready {
 				return fmt.Errorf("server %s of pool %s has not been checked yet", s.Name, p.name)
@@ -183,6 +192,9 @@ func (g *Gateway) SetAdmin(poolName, server, state string) error {
 	}
 	s.Health.SetAdmin(a)
 	if a == health.Ready {
+		if p := g.table.Load().pool(poolName); p != nil {
+			p.ejector.Release(s.Health, g.servers.clock())
+		}
 		s.Expedite()
 	}
 	g.log.Info("admin state set", "pool", poolName, "server", server, "state", state)

@@ -29,7 +29,8 @@ type loopPool struct {
 // shard is one loop's side of a server, as long as any table names it.
 type shard struct {
 	pool.Shard[*serverConn]
-	latencies [icap.NumMethods]balancer.Latency // a REQMOD and a RESPMOD are different work
+	latencies  [icap.NumMethods]balancer.Latency // a REQMOD and a RESPMOD are different work
+	connecting []*serverConn
 }
 
 // currentTable loads the table for one transaction, and lets go of what the loop had made for an earlier one.
@@ -108,7 +109,7 @@ func (l *loop) rerouteWaiting() {
 		path, _, _ := bytes.Cut(t.held.B[:t.targetEnd], []byte("?"))
 		if r, _ := l.table.match(t.s.entrance, path, t.method); r != nil {
 			t.leaveQueue()
-			t.route, t.pool, t.tried = r, l.poolFor(r.pool), bitset{}
+			t.route, t.pool, t.tried, t.silent = r, l.poolFor(r.pool), bitset{}, bitset{}
 			l.guard(&t.s.conn, t.next)
 		}
 	}
@@ -142,10 +143,22 @@ const (
 	noneUsable
 )
 
-// pick chooses a server for the next attempt among those that are usable, not full, and have a connection to give.
+// pick chooses a server for the next attempt among those that are usable, not full, and have a connection to give. Doubted ones are only for want of
+// others.
 func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 	sel := p.table.selection(t.need(), t.tried)
-	var usable, unknown, tried, full, busy int
+	place, found := p.pickFrom(t, sel, true, now)
+	if found == noneUsable { // what was usable may have gone down since the selection
+		if again := p.table.selection(t.need(), t.tried); again != sel {
+			return p.pickFrom(t, again, true, now)
+		}
+	}
+	return place, found
+}
+
+// pickFrom picks among the selected servers, doubted ones only if it is not picky.
+func (p *loopPool) pickFrom(t *transaction, sel selection, picky bool, now int64) (int, pickResult) {
+	var usable, unknown, tried, full, busy, doubted int
 	for i, s := range p.table.servers {
 		g := &p.targets[i]
 		g.Weight, g.InFlight, g.Usable = s.Share(now, p.slowStart), int32(s.InFlight()), false
@@ -166,6 +179,8 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 			full++
 		case p.shards[i].Len() == 0 && !s.HasSlot():
 			busy++
+		case picky && s.Health.Doubted():
+			doubted++
 		default:
 			g.Usable = true
 			if p.measures {
@@ -179,7 +194,7 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 		return -1, noneYet
 	case usable == 0:
 		return -1, noneUsable
-	case usable > tried+full+busy:
+	case usable > tried+full+busy+doubted:
 		if t.keyed && p.table.hash != nil {
 			return p.table.hash.maglev.Pick(t.key, p.targets), pickedServer
 		}
@@ -188,6 +203,8 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 		return -1, allBusy
 	case full > 0:
 		return -1, allFull
+	case doubted > 0:
+		return p.pickFrom(t, sel, false, now)
 	}
 	return -1, allTried
 }
@@ -206,27 +223,27 @@ func (p *loopPool) policy(t *transaction) balancer.Policy {
 	return *at
 }
 
-// othersUsable says whether a server other than not could take the request now.
+// othersUsable says whether a server other than not could take the request now, and most likely answer it.
 func (p *loopPool) othersUsable(t *transaction, not *pool.Server) bool {
 	sel := p.table.selection(t.need(), t.tried)
 	for i, s := range p.table.servers {
-		if s != not && !t.tried.has(i) && p.table.takes(i, t.need(), sel) && !s.Full(t.s.loop.now) {
+		if s != not && !t.tried.has(i) && p.table.takes(i, t.need(), sel) && !s.Full(t.s.loop.now) && !s.Health.Doubted() {
 			return true
 		}
 	}
 	return false
 }
 
-// waitsFor says whether a request in the queue, which has failed on the tried servers, can go to s now. For one of these only if no other
-// server takes it any more: it is the others that it waits for. On any goroutine.
+// waitsFor says whether a request in the queue, which has failed on the tried servers, can go to s now. For one of these, or a doubted one, only if no
+// other server takes it any more: it is the others that it waits for. On any goroutine.
 func (p *poolTable) waitsFor(s *pool.Server, n need, tried bitset, now int64) bool {
 	i, sel := p.index(s), p.selection(n, tried)
 	if i < 0 || !p.takes(i, n, sel) || s.Full(now) {
 		return false
 	}
-	if tried.has(i) {
-		for k := range p.servers {
-			if !tried.has(k) && p.takes(k, n, sel) {
+	if tried.has(i) || s.Health.Doubted() {
+		for k, other := range p.servers {
+			if !tried.has(k) && !other.Health.Doubted() && p.takes(k, n, sel) {
 				return false
 			}
 		}

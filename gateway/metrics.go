@@ -415,6 +415,20 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 			w.series("server_weight", float64(s.Share(now, int64(p.cfg.SlowStart)))/pool.Parts, "pool", p.name, "server", s.Name)
 		}
 	}
+	each("server_ejected", "gauge", func(s *pool.Server) float64 {
+		if s.Health.Ejected() {
+			return 1
+		}
+		return 0
+	})
+	w.family("ejections_total", "counter")
+	for _, p := range t.pools {
+		for _, s := range p.servers {
+			for r, n := range p.ejector.Of(s.Health).Count {
+				w.series("ejections_total", float64(n), "pool", p.name, "server", s.Name, "reason", health.EjectionReason(r).String())
+			}
+		}
+	}
 	each("server_in_flight", "gauge", func(s *pool.Server) float64 { return float64(s.InFlight()) })
 	each("server_cap", "gauge", func(s *pool.Server) float64 { return float64(s.Cap()) })
 	w.family("server_connections", "gauge")

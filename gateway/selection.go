@@ -18,10 +18,11 @@ type need struct {
 // anything is what a server is needed for in general.
 var anything = need{path: -1}
 
-// selection says which of a pool's servers get new requests, apart from limits: those that are usable in the tiers up to tier or,
-// in panic, all that no operator has taken out.
+// selection says which of a pool's servers get new requests, apart from limits: those that are usable in the tiers up to tier, with ejected also those
+// whose ejection is all that speaks against them or, in panic, all that no operator has taken out.
 type selection struct {
 	tier     uint8
+	ejected  bool
 	panic    bool
 	unspoken bool // no server says that it does the method: all of them are as good
 }
@@ -40,11 +41,12 @@ func (p *poolTable) setTiers() {
 }
 
 // selection chooses for requests with a need that have failed on the tried servers. A further tier takes part when, by weight, less than
-// tier_threshold of the tiers before it, each by itself, is usable, nothing of them, or nothing that the request has not failed on. On any goroutine.
+// tier_threshold of the tiers before it, each by itself, is usable, nothing of them, or nothing that the request has not failed on and that is not
+// doubted. When there is nothing of that kind in any tier, ejected servers are better than none. On any goroutine.
 func (p *poolTable) selection(n need, tried bitset) selection {
 	sel := selection{tier: math.MaxUint8, panic: p.panics()}
 	sel.unspoken = p.unspoken(n, sel)
-	if !p.graded || sel.panic {
+	if sel.panic || !p.graded && !p.ejector.Any() {
 		return sel
 	}
 	untried := false
@@ -58,7 +60,7 @@ func (p *poolTable) selection(n need, tried bitset) selection {
 			all += weight
 			if weight > 0 && sel.allows(s, n) {
 				usable += weight
-				untried = untried || !tried.has(i)
+				untried = untried || !tried.has(i) && !s.Health.Doubted()
 			}
 		}
 		if untried && usable > 0 && usable >= p.cfg.TierThreshold*all {
@@ -66,6 +68,7 @@ func (p *poolTable) selection(n need, tried bitset) selection {
 			return sel
 		}
 	}
+	sel.ejected = !untried && p.ejector.Any()
 	return sel
 }
 
@@ -74,7 +77,7 @@ func (p *poolTable) selection(n need, tried bitset) selection {
 func (p *poolTable) unspoken(n need, sel selection) bool {
 	lacking := false
 	for _, s := range p.servers {
-		switch waits := s.Health.State() == health.Checking && s.Health.Admitted(n.path); {
+		switch waits := s.Health.State() == health.Checking && s.Health.Admitted(n.path) || s.Health.UsableButEjected(n.path); {
 		case s.Health.Lacks(n.path, n.method):
 			lacking = true
 		case s.Weight() > 0 && (waits || sel.allows(s, n)):
@@ -89,6 +92,9 @@ func (p *poolTable) lacks() bool {
 	return slices.ContainsFunc(p.servers, func(s *pool.Server) bool { return s.Health.LacksAny() })
 }
 
+// differs says whether not simply all servers that are usable get requests.
+func (p *poolTable) differs() bool { return p.graded || p.ejector.Any() || p.lacks() }
+
 // panics says whether so few servers are usable that health is not looked at any more: it may be the checks that fail. Servers that an operator has
 // taken out do not count, and those without a verdict are given the time for one.
 func (p *poolTable) panics() bool {
@@ -101,7 +107,7 @@ func (p *poolTable) panics() bool {
 			continue
 		}
 		all += float64(s.Weight())
-		if s.Health.State() != health.Down {
+		if s.Health.State() != health.Down && !s.Health.Ejected() {
 			usable += float64(s.Weight())
 		}
 	}
@@ -116,12 +122,14 @@ func (p *poolTable) takes(i int, n need, sel selection) bool {
 
 // allows says whether the server's health is good enough, and whether it does what is needed.
 func (sel selection) allows(s *pool.Server, n need) bool {
-	return (s.Health.Usable(n.path) || sel.panic && s.Health.Admitted(n.path)) && (sel.unspoken || !s.Health.Lacks(n.path, n.method))
+	h := s.Health
+	good := h.Usable(n.path) || sel.ejected && h.UsableButEjected(n.path) && !h.Doubted() || sel.panic && h.Admitted(n.path)
+	return good && (sel.unspoken || !h.Lacks(n.path, n.method))
 }
 
 // onSelection is called when the health or the weight of a server of the pool has changed: those who wait may now have others.
 func (m *servers) onSelection(p *poolTable) {
-	if !p.graded && !p.lacks() {
+	if !p.differs() {
 		return
 	}
 	now := p.selection(anything, bitset{})
@@ -130,7 +138,7 @@ func (m *servers) onSelection(p *poolTable) {
 	m.selections[p.name] = now
 	m.mu.Unlock()
 	if known && was != now {
-		m.gw.log.Warn("other servers of a pool get requests now", "pool", p.name, "tier", p.tierOf(now), "panic", now.panic)
+		m.gw.log.Warn("other servers of a pool get requests now", "pool", p.name, "tier", p.tierOf(now), "ejected", now.ejected, "panic", now.panic)
 	}
 	for _, s := range p.servers {
 		m.gw.offer(s)

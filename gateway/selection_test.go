@@ -17,7 +17,7 @@ import (
 func gradedPool(tierThreshold, panicThreshold float64, tiers ...int) *poolTable {
 	cfg := configs.DefaultPool()
 	cfg.TierThreshold, cfg.PanicThreshold = tierThreshold, panicThreshold
-	p := &poolTable{queue: pool.NewQueue(1)}
+	p := &poolTable{queue: pool.NewQueue(1), ejector: new(health.Ejector)}
 	var list []member
 	for i, tier := range tiers {
 		c := configs.DefaultServer()

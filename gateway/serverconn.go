@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,13 +41,19 @@ type serverConn struct {
 	state  serverState
 	reused bool // it has carried an attempt before this one
 
-	dialing bool // a goroutine connects, with TLS
+	dialing   bool        // a goroutine connects, with TLS
+	reached   atomic.Bool // it has a TCP connection
+	dialedAt  int64       // when the connect began
+	doubtedAt int64       // when it had waited for long, 0: it has not
+	place     int         // in shard.connecting, from 1 on; 0: it is not connecting
+
 	counted bool // it has a socket of those that limits allows
 
-	begun    bool // a byte of the current answer has come, a 100 apart
-	inBody   bool // its heads are through
-	finished bool // it is complete
-	closes   bool // it said Connection: close
+	said     remark // see ejection.go
+	begun    bool   // a byte of the current answer has come, a 100 apart
+	inBody   bool   // its heads are through
+	finished bool   // it is complete
+	closes   bool   // it said Connection: close
 	head     icap.HeadScanner
 	blocks   icap.BlockScanner
 	body     icap.BodyReader
@@ -77,7 +84,7 @@ func (l *loop) newServerConn(p *loopPool, shard *shard) *serverConn {
 // begin makes the connection ready for an attempt of c.tx.
 func (c *serverConn) begin() {
 	c.begun, c.inBody, c.finished, c.closes, c.splicing = false, false, false, false, false
-	c.starved, c.end, c.headAt = false, 0, 0
+	c.starved, c.end, c.headAt, c.said = false, 0, 0, saidNothing
 	c.head.Reset()
 	c.pool = c.tx.pool
 	c.began, c.sentBefore = c.loop.now, c.sent
@@ -99,6 +106,7 @@ func (c *serverConn) connect() {
 		return
 	}
 	c.counted = true
+	c.beginConnect()
 	if c.pool.table.tls != nil {
 		c.connectTLS()
 		return
@@ -122,7 +130,15 @@ func (c *serverConn) connectFailed(err error, level slog.Level) {
 		return
 	}
 	c.loop.log.Log(context.Background(), level, "cannot connect", "server", c.server.Name, "error", err)
-	c.fail(failConnect, reasonConnectFailed)
+	c.fail(failConnect, connectReason(err))
+}
+
+// connectReason tells a connect that got no answer from one that was refused.
+func connectReason(err error) closeReason {
+	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() { // also of the kernel: ETIMEDOUT
+		return reasonConnectTimeout
+	}
+	return reasonConnectFailed
 }
 
 // descriptorPause is the time between two tries to open a socket for which there is no descriptor.
@@ -135,6 +151,7 @@ var errReserved = errors.New("the descriptors that are left are for checks and t
 func (c *serverConn) awaitDescriptor(err error) {
 	l := c.loop
 	c.giveSocket()
+	c.endConnect()
 	m := &l.gw.limits
 	if n, ok := m.dialLog.next(); ok {
 		l.log.Warn("cannot open connections to servers: "+m.advice(refusedDescriptor), "error", err, "times", n)
@@ -179,6 +196,7 @@ func (c *serverConn) giveSocket() {
 
 // onConnected starts the waiting attempt.
 func (c *serverConn) onConnected() {
+	c.endConnect()
 	c.state = serverBusy
 	c.readyAt = c.loop.now
 	c.tx.connectTime += c.readyAt - c.began
@@ -190,7 +208,7 @@ func (c *serverConn) onWritable() {
 	case serverConnecting:
 		if err := pool.ConnectError(c.fd); err != nil {
 			c.loop.log.Debug("cannot connect", "server", c.server.Name, "error", err)
-			c.fail(failConnect, reasonConnectFailed)
+			c.fail(failConnect, connectReason(err))
 			return
 		}
 		c.onConnected()
@@ -443,6 +461,7 @@ func (c *serverConn) onFinal(r *icap.Response, blocks []byte, more int) {
 		c.loop.stats.corrected.Add(1)
 	}
 	c.closes = c.closes || r.Close
+	c.answerHead(r.Status)
 	c.measure(r.Status)
 	if isFull(r.Status) {
 		c.loop.markFull(c.server, c.loop.now+int64(retryAfter(r)))
@@ -483,12 +502,22 @@ func (c *serverConn) keptWaiting() int64 {
 
 // measure takes the final answer for a sample of the server's latency. That it is full is known elsewhere.
 func (c *serverConn) measure(status int) {
+	timed := c.server.Health.Timed()
 	switch {
-	case !c.pool.measures || isFull(status):
+	case !c.pool.measures && !timed || isFull(status):
+		return
 	case status >= 500:
-		c.latency().Fail(c.loop.now)
-	default:
-		c.latency().Observe(c.loop.now, c.waited+c.keptWaiting(), c.server.InFlight()-1)
+		if c.pool.measures {
+			c.latency().Fail(c.loop.now)
+		}
+		return
+	}
+	took := c.waited + c.keptWaiting()
+	if c.pool.measures {
+		c.latency().Observe(c.loop.now, took, c.server.InFlight()-1)
+	}
+	if timed {
+		c.server.Health.Took(took)
 	}
 }
 
@@ -506,6 +535,7 @@ func retryAfter(r *icap.Response) time.Duration {
 // onAnswerEnd is called when the answer is complete; behind it more bytes have come already.
 func (c *serverConn) onAnswerEnd(more int) {
 	c.finished = true
+	c.answerEnd()
 	if more > 0 {
 		c.closes = true // nobody asked for them: nothing on this connection can be trusted any more
 	}
@@ -534,6 +564,7 @@ func (c *serverConn) fail(f failure, r closeReason) {
 	}
 	if t != nil {
 		t.mayHaveAll = c.mayHaveAll()
+		c.blame(f, r, reused)
 	}
 	c.shut(r)
 	if t != nil { // a panic would have to end the session: this connection is gone
@@ -544,8 +575,7 @@ func (c *serverConn) fail(f failure, r closeReason) {
 // finish ends the attempt after a complete answer. The connection is used again only if the request went out whole, too, and
 // both sides want to go on.
 func (c *serverConn) finish(requestSent bool) {
-	c.tx = nil
-	c.server.End()
+	c.endAttempt()
 	c.dropIn()
 	switch {
 	case c.closed:
@@ -651,9 +681,10 @@ func (c *serverConn) shut(r closeReason) {
 		return
 	}
 	if t := c.tx; t != nil {
-		t.srv, c.tx = nil, nil
-		c.server.End()
+		t.srv = nil
+		c.endAttempt()
 	}
+	c.endConnect()
 	if c.stream != nil && c.writeErr == nil {
 		c.stream.closeWrite()
 		c.flush()
@@ -706,7 +737,7 @@ func (c *serverConn) setTimer() {
 	cfg := &c.pool.table.cfg
 	switch {
 	case c.state == serverConnecting:
-		c.waitUntil(waitConnect, c.began+int64(cfg.Timeouts.Connect))
+		c.waitUntil(waitConnect, c.connectDue())
 	case c.state == serverReady:
 		c.wait(waitUse, cfg.Idle.Timeout)
 	case c.headAt > 0:
@@ -725,7 +756,7 @@ func (c *serverConn) setTimer() {
 func (c *serverConn) onTimer() {
 	switch c.waits {
 	case waitConnect:
-		c.fail(failConnect, reasonConnectTimeout)
+		c.onConnectDue()
 	case waitDescriptor:
 		c.connect()
 	case waitUse:
@@ -768,7 +799,7 @@ func (c *serverConn) connectTLS() {
 	l, cfg := c.loop, c.pool.table
 	timeout := time.Duration(cfg.cfg.Timeouts.Connect)
 	l.gw.dials.Go(func() {
-		nc, stream, err := dialTLS(l.gw.dialing, c.server, cfg.tls, timeout)
+		nc, stream, err := dialTLS(l.gw.dialing, c.server, cfg.tls, timeout, func() { c.reached.Store(true) })
 		fd := -1
 		if err == nil {
 			if err = setServerOptions(nc, time.Duration(cfg.cfg.Timeouts.Send)); err == nil {
@@ -804,13 +835,15 @@ func (c *serverConn) onTLS(fd int, stream *tlsStream, err error) {
 	c.onConnected()
 }
 
-func dialTLS(ctx context.Context, s *pool.Server, cfg *tls.Config, timeout time.Duration) (*net.TCPConn, *tlsStream, error) {
+// dialTLS connects and calls reached when there is a TCP connection.
+func dialTLS(ctx context.Context, s *pool.Server, cfg *tls.Config, timeout time.Duration, reached func()) (*net.TCPConn, *tlsStream, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	nc, err := new(net.Dialer).DialContext(ctx, "tcp", s.Addr.String())
 	if err != nil {
 		return nil, nil, err
 	}
+	reached()
 	if cfg.ServerName == "" {
 		cfg = cfg.Clone()
 		cfg.ServerName, _, _ = net.SplitHostPort(s.Authority)

@@ -22,7 +22,8 @@ type servers struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	group  sync.WaitGroup
-	clock  func() int64 // loopTime, but for tests on virtual time
+	clock  func() int64  // loopTime, but for tests on virtual time
+	sweeps time.Duration // interval of sweep; 0, in tests: they do it
 
 	names  *discovery.Names
 	lookup func(configs.DNS) discovery.Lookup // tests have their own
@@ -36,10 +37,12 @@ type servers struct {
 	selections map[string]selection // by pool, as last logged; guarded by mu
 	unspoken   map[unspokenFor]bool // as last logged; guarded by mu
 	shares     map[string]int       // gateways that share the servers' caps, by pool, as in force; guarded by mu
+
+	stalls map[*pool.Server]stall // servers that have requests; owned by sweep
 }
 
 func (m *servers) init(g *Gateway) {
-	m.gw, m.clock = g, loopTime
+	m.gw, m.clock, m.sweeps = g, loopTime, sweepInterval
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.running = make(map[*pool.Server]*checking)
 	m.ending = make(map[*pool.Server]chan struct{})
@@ -65,7 +68,7 @@ func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 		}
 		p := &poolTable{name: c.Name, cfg: c, tls: tlsConfig, retryOn: newCauses(c.Retry.On)}
 		if was := old.pool(c.Name); was != nil && reflect.DeepEqual(was.cfg.TLS, c.TLS) {
-			p.servers, p.queue, p.budget = was.servers, was.queue, was.budget
+			p.servers, p.queue, p.budget, p.ejector = was.servers, was.queue, was.budget, was.ejector
 			if was.cfg.Retry.Budget != c.Retry.Budget {
 				p.budget = nil
 			}
@@ -75,6 +78,9 @@ func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 		}
 		if p.budget == nil {
 			p.budget = pool.NewBudget(c.Retry.Budget, loopTime())
+		}
+		if p.ejector == nil {
+			p.ejector = m.newEjector(c.Name)
 		}
 		p.setServers(m.resolve(p))
 		t.pools = append(t.pools, p)
@@ -109,6 +115,7 @@ func (m *servers) onHealth(s *pool.Server) func(usable, cold bool) {
 // apply puts a pool's limits, weights and length of the queue in force, which belong to objects that outlive a table.
 func (g *Gateway) apply(p *poolTable) {
 	p.queue.SetMax(p.cfg.Queue.Max)
+	p.setEjection(g.servers.clock())
 	for _, o := range p.members {
 		o.server.ResetWeight(o.weight)
 	}
@@ -119,9 +126,14 @@ func (g *Gateway) apply(p *poolTable) {
 func (m *servers) start(t *table) {
 	for _, p := range t.pools {
 		m.limit(p)
+		p.setEjection(m.clock())
+		p.tellEjector()
 		m.check(p, p.servers)
 	}
 	m.group.Go(m.follow)
+	if m.sweeps > 0 {
+		m.group.Go(m.sweeping)
+	}
 }
 
 // check starts a checker for each of the servers that has none.
@@ -144,7 +156,7 @@ func (m *servers) check(p *poolTable, list []*pool.Server) {
 			Address: s.Name, Authority: s.Authority, Paths: p.paths, Methods: p.methods, OtherPaths: p.otherPaths, TLS: p.tls,
 			Interval: time.Duration(p.cfg.Health.Interval), Timeout: time.Duration(p.cfg.Health.Timeout),
 			Rise: p.cfg.Health.Rise, Fall: p.cfg.Health.Fall, Group: group, Status: s.Health, Stats: &m.gw.metrics.checks,
-			OnMaxConnections: m.onMaxConnections(s), Logger: m.gw.log.With("pool", p.name),
+			OnCheck: m.onCheck(p, s), OnMaxConnections: m.onMaxConnections(s), Logger: m.gw.log.With("pool", p.name),
 		})
 		s.SetExpedite(c.Expedite)
 		before := m.ending[s]
@@ -216,6 +228,9 @@ func (m *servers) stop() {
 // swap puts a table in force: transactions that begin from now on use it.
 func (g *Gateway) swap(t *table) {
 	g.retire(g.table.Load(), t)
+	for _, p := range t.pools {
+		p.tellEjector()
+	}
 	g.table.Store(t)
 	for _, l := range g.loops {
 		l.post(func() {

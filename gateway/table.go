@@ -5,6 +5,7 @@ import (
 
 	"icapgate/balancer"
 	"icapgate/configs"
+	"icapgate/health"
 	"icapgate/icap"
 	"icapgate/pool"
 )
@@ -26,6 +27,7 @@ type poolTable struct {
 	members []member                // parallel to servers
 	queue   *pool.Queue             // lives on in later tables
 	budget  *pool.Budget            // likewise
+	ejector *health.Ejector         // likewise
 	paths   []string                // what the checks ask for
 	methods [][icap.NumMethods]bool // by path: what is routed there
 	hash    *hashing                // nil: balance is not hash

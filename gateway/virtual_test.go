@@ -28,6 +28,7 @@ type virtual struct {
 	f       *fakeServer
 	time    atomic.Int64 // what the loops' clocks say
 	checks  atomic.Int32 // brought forward by a failed attempt
+	sweeps  bool         // pass looks at ejections and stalled servers, too
 	log     string       // file of the access log
 	counted []string     // what charged has seen
 }
@@ -57,13 +58,14 @@ func startVirtualIn(t testing.TB, servers, pool, rest string) *virtual {
 	for _, l := range v.loops {
 		l.clock = v.time.Load
 	}
-	v.servers.clock = v.time.Load
+	v.servers.clock, v.servers.sweeps = v.time.Load, 0
 	if err := v.Start(); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range v.table.Load().pools[0].servers {
 		eventually(t, "the first checks", func() bool { return s.Health.Checked() })
 		s.Health.SetState(health.Up) // whatever they said
+		s.Health.Heard(v.time.Load())
 		s.SetExpedite(func() { v.checks.Add(1) })
 	}
 	return v
@@ -109,6 +111,9 @@ func (v *virtual) pass(d time.Duration) {
 	v.settle()
 	for end := v.time.Load() + int64(d); ; {
 		at := end
+		if v.sweeps {
+			at = min(at, v.time.Load()+int64(sweepInterval))
+		}
 		v.testGateway.onLoops(func(l *loop) {
 			if next := l.wheel.next(); next != 0 {
 				at = min(at, max(next, l.now))
@@ -116,6 +121,9 @@ func (v *virtual) pass(d time.Duration) {
 		})
 		v.time.Store(at)
 		v.testGateway.onLoops(func(l *loop) { l.wheel.advance(l.now) })
+		if v.sweeps {
+			v.servers.sweep()
+		}
 		v.settle()
 		if at == end {
 			return

@@ -154,7 +154,7 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 		fmt.Fprintln(t, "SERVER\tHEALTH\tADMIN\tWEIGHT\tIN FLIGHT\tCONNECTIONS\tIDLE\tCAP\tREQUESTS\tREMARK")
 		for _, srv := range p.Servers {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%s\n", srv.Address, healthSince(srv, now), srv.Admin, srv.Weight,
-				srv.InFlight, srv.Connections, srv.Idle, limit(srv.Cap), srv.Requests, remark(srv))
+				srv.InFlight, srv.Connections, srv.Idle, limit(srv.Cap), srv.Requests, remark(srv, now))
 		}
 	}
 	if len(s.Names) > 0 {
@@ -230,8 +230,14 @@ func limit(n int) string {
 }
 
 // remark says in one line why a server is not used for everything, "-" if there is nothing to say.
-func remark(s admin.ServerStatus) string {
+func remark(s admin.ServerStatus, now time.Time) string {
 	var remarks []string
+	if ejection := s.Ejection(now); ejection != "" {
+		remarks = append(remarks, ejection)
+	}
+	if s.Doubted {
+		remarks = append(remarks, "nothing is heard of it: others are preferred")
+	}
 	if s.From != "" && s.From != s.Address {
 		remarks = append(remarks, "of "+s.From)
 	}
@@ -316,7 +322,7 @@ type readyCommand struct{ serverFlags }
 
 // Help is shown by icapgate ready --help.
 func (readyCommand) Help() string {
-	return `The server gets requests again as soon as its checks say that it is up.
+	return `The server gets requests again as soon as its checks say that it is up. If it has been ejected because of requests that it failed, that ends, too.
 
 Examples:
 

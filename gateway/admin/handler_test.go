@@ -62,7 +62,8 @@ func newFakeGateway() *fakeGateway {
 		Pools: []PoolStatus{
 			{Name: "dlp", Queue: 3, ConnectionShare: 3, Servers: []ServerStatus{
 				{Address: "192.0.2.1:1344", From: "dlp.test:1344", Authority: "dlp.test:1344", Health: "up", Admin: "ready", Weight: 2, Share: 0.5, InFlight: 4, Connections: 6, Idle: 2, Cap: 16,
-					Requests: 1000, Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CheckSeconds: 0.002},
+					Requests: 1000, Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CheckSeconds: 0.002,
+					Ejected: true, EjectionReason: "connect", EjectedUntil: time.Date(2026, 1, 2, 3, 5, 5, 0, time.UTC), Ejections: 3},
 				{Address: "192.0.2.2:1344", Health: "down", Admin: "drain", Weight: 1, LastError: "<b>no answer</b> within 2s", MissingPaths: []string{"/scan"}},
 			}},
 			{Name: "av", ConnectionShare: 1, Servers: []ServerStatus{{Address: "192.0.2.2:1344", Health: "checking", Admin: "ready"}}},
@@ -166,7 +167,8 @@ func TestStatusJSON(t *testing.T) {
 	}
 	want := map[string]any{
 		"address": "192.0.2.1:1344", "from": "dlp.test:1344", "authority": "dlp.test:1344", "health": "up", "admin": "ready", "tier": 0.0, "weight": 2.0, "share": 0.5, "in_flight": 4.0, "connections": 6.0,
-		"idle": 2.0, "cap": 16.0, "requests": 1000.0, "since": "2026-01-02T03:04:05Z", "check_seconds": 0.002, "last_error": "", "istag_changes": 0.0,
+		"idle": 2.0, "cap": 16.0, "requests": 1000.0, "since": "2026-01-02T03:04:05Z", "doubted": false, "ejected": true, "ejection_reason": "connect",
+		"ejected_until": "2026-01-02T03:05:05Z", "ejections": 3.0, "check_seconds": 0.002, "last_error": "", "istag_changes": 0.0,
 	}
 	if diff := cmp.Diff(want, tree.Pools[0].Servers[0]); diff != "" {
 		t.Errorf("names of a server's fields:\n%s", diff)

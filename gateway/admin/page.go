@@ -11,7 +11,7 @@ import (
 //go:embed page.html
 var pageText string
 
-var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"ago": ago, "uptime": uptime}).Parse(pageText))
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"ago": ago, "uptime": uptime, "ejection": ejection}).Parse(pageText))
 
 // page shows the status to a person. It has no script and loads nothing, and the policy says so to the browser.
 func (h *handler) page(w http.ResponseWriter, r *http.Request) {
@@ -32,6 +32,8 @@ func ago(t time.Time) string {
 	}
 	return rounded(time.Since(t))
 }
+
+func ejection(s ServerStatus) string { return s.Ejection(time.Now()) }
 
 func uptime(seconds float64) string { return rounded(time.Duration(seconds * float64(time.Second))) }
 

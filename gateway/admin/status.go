@@ -1,6 +1,9 @@
 package admin
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Status is everything known of a running gateway, as /status gives it. Fields may be added; they are not renamed.
 type Status struct {
@@ -65,6 +68,12 @@ type ServerStatus struct {
 	MissingMethods []string        `json:"missing_methods,omitempty"` // such as "RESPMOD /scan": routed there, and the server does not name it: not used for these while another server does them
 	Options        []OptionsStatus `json:"options,omitempty"`         // what the server has last said of itself, for each path that it was asked for
 	ISTagChanges   uint64          `json:"istag_changes"`             // how often it has come with another ISTag
+
+	Doubted        bool      `json:"doubted"`                   // nothing is heard of it: others are preferred
+	Ejected        bool      `json:"ejected"`                   // taken out because of the requests that it has failed
+	EjectionReason string    `json:"ejection_reason,omitempty"` // consecutive, share, latency, connect
+	EjectedUntil   time.Time `json:"ejected_until,omitzero"`    // at the earliest, if only a check ends it
+	Ejections      uint64    `json:"ejections"`                 // since the server is known
 }
 
 // OptionsStatus is a server's answer to OPTIONS.
@@ -93,6 +102,21 @@ type NameStatus struct {
 
 // SlowStart says whether the server has not come to its full weight yet.
 func (s ServerStatus) SlowStart() bool { return s.Share > 0 && s.Share < float64(s.Weight) }
+
+// Ejection says in words that the server is ejected, "" if it is not.
+func (s ServerStatus) Ejection(now time.Time) string {
+	if !s.Ejected {
+		return ""
+	}
+	why := map[string]string{
+		"consecutive": "it failed several requests in a row", "share": "it failed too many requests",
+		"latency": "it is much slower than the others", "connect": "it could not be connected to",
+	}[s.EjectionReason]
+	if left := s.EjectedUntil.Sub(now); left > 0 {
+		return fmt.Sprintf("ejected for another %v: %s", rounded(left), why)
+	}
+	return "ejected until a check succeeds: " + why
+}
 
 // listed gives every list that is nil a value, so that scripts find [] and not null.
 func (s Status) listed() Status {
