@@ -8,8 +8,9 @@ import (
 // Target is what a policy sees of one server at one moment.
 type Target struct {
 	Weight   int32 // share of the requests relative to the other targets; 0 or less: no new requests
-	InFlight int32 // attempts running on it now, of all loops
+	InFlight int32 // attempts running on it now, of all loops, and requests that wait for it alone
 	Usable   bool  // false: not to be picked this time
+	Busy     bool  // not Usable, but a Maglev may pick it for a request that waits until it is
 	// Only for peak_ewma, see Latency.
 	Running float64 // attempts in flight when the latency was so
 	Latency int64   // ns, see Latency; 0: nothing known, -1: likewise, and an attempt runs that will tell
@@ -17,6 +18,9 @@ type Target struct {
 
 // open says whether the target may be picked.
 func (t *Target) open() bool { return t.Usable && t.Weight > 0 }
+
+// awaited says whether the target may be picked, be it for a request that has to wait for it.
+func (t *Target) awaited() bool { return (t.Usable || t.Busy) && t.Weight > 0 }
 
 // Policy picks the target of the next attempt. It belongs to one loop.
 type Policy interface {

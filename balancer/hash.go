@@ -75,19 +75,18 @@ func NewMaglev(names []string, weights []int32) *Maglev {
 	return m
 }
 
-// Pick returns the place of the target for a key, -1 if none is open. Targets are those that the table was made for, in the same order.
+// Pick returns the place of the target for a key, -1 if there is none that is open or Busy. Targets are those that the table was made for, in the
+// same order.
 //
 // A target whose weight is less than when the table was made, compared with the others, takes only that part of its keys: in slow start, or
 // because an operator has changed it. The others go on as if it was not open.
 func (m *Maglev) Pick(key uint64, targets []Target) int {
-	weight, running, full := int64(0), int64(1), 0.0
-	least := -1
+	weight, running := total(targets)
+	full, least := 0.0, -1
 	for i := range targets {
-		if !targets[i].open() {
+		if !targets[i].awaited() {
 			continue
 		}
-		weight += int64(targets[i].Weight)
-		running += int64(targets[i].InFlight)
 		full = max(full, m.part(targets, i))
 		if least < 0 || load(targets, i, least) < load(targets, least, i) {
 			least = i
@@ -101,11 +100,7 @@ func (m *Maglev) Pick(key uint64, targets []Target) int {
 		i := int(m.slots[slot])
 		slot = (slot + step) % slotCount
 		g := &targets[i]
-		if !g.open() {
-			continue
-		}
-		bound := loadFactor * float64(running) * float64(g.Weight) / float64(weight)
-		if g.InFlight >= freeLoad && float64(g.InFlight) >= math.Ceil(bound) {
+		if !g.awaited() || !g.hasRoom(weight, running) {
 			continue
 		}
 		if part := m.part(targets, i); part < full && chance(key+probe) >= part/full {
@@ -114,6 +109,29 @@ func (m *Maglev) Pick(key uint64, targets []Target) int {
 		return i
 	}
 	return least
+}
+
+// HasRoom says whether target i has less than the bound on the load: loadFactor times its share by weight of what runs on all that are open or
+// Busy, with one more, and freeLoad in any case.
+func HasRoom(targets []Target, i int) bool {
+	return targets[i].hasRoom(total(targets))
+}
+
+// total is the weight of the targets that are open or Busy, and what runs on them with one attempt more.
+func total(targets []Target) (weight, running int64) {
+	running = 1
+	for i := range targets {
+		if g := &targets[i]; g.awaited() {
+			weight += int64(g.Weight)
+			running += int64(g.InFlight)
+		}
+	}
+	return weight, running
+}
+
+func (t *Target) hasRoom(weight, running int64) bool {
+	bound := loadFactor * float64(running) * float64(t.Weight) / float64(weight)
+	return t.InFlight < freeLoad || float64(t.InFlight) < math.Ceil(bound)
 }
 
 // part is the part that a target has of the weight that it had when the table was made.

@@ -76,6 +76,7 @@ type Pool struct {
 	Name            string       `yaml:"name"`
 	Balance         string       `yaml:"balance"`    // round_robin | least_inflight (default) | random_two | peak_ewma | hash
 	HashOn          string       `yaml:"hash_on"`    // client_ip | user | header:NAME; of balance: hash
+	Affinity        string       `yaml:"affinity"`   // none (default) | session: a client connection stays with its server
 	SlowStart       Duration     `yaml:"slow_start"` // in which a cold server comes to its full weight; 0: at once
 	Servers         []Server     `yaml:"servers"`
 	TLS             *PoolTLS     `yaml:"tls"`             // nil: plain icap to the servers

@@ -47,6 +47,7 @@ func DefaultPool() Pool {
 	return Pool{
 		Balance:         "least_inflight",
 		HashOn:          "client_ip",
+		Affinity:        "none",
 		SlowStart:       seconds(30),
 		ConnectionShare: "1",
 		Reserve:         1,

@@ -92,6 +92,9 @@ func (l *linter) pool(key string, p *Pool) {
 	if p.HashOn != DefaultPool().HashOn && p.Balance != "hash" {
 		l.add(key+".hash_on", "%s is not used: balance is %s, not hash", p.HashOn, p.Balance)
 	}
+	if p.Affinity == "session" && p.Balance == "hash" {
+		l.add(key+".affinity", "session comes before balance: hash: only the first request of a client connection goes by its key")
+	}
 	if p.TierThreshold > 0 && !slices.ContainsFunc(p.Servers, func(s Server) bool { return s.Tier != p.Servers[0].Tier }) {
 		l.add(key+".tier_threshold", "%v is not used: all servers are of one tier", p.TierThreshold)
 	}

@@ -13,6 +13,7 @@ import (
 // Words that a key may have as its value.
 var (
 	policies   = []string{"round_robin", "least_inflight", "random_two", "peak_ewma", "hash"}
+	affinities = []string{"none", "session"}
 	methods    = []string{"REQMOD", "RESPMOD", "OPTIONS"}
 	tlsMinimum = []string{"1.2", "1.3"}
 	logLevels  = []string{"debug", "info", "warn", "error"}
@@ -129,6 +130,7 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 	if name, header := strings.CutPrefix(p.HashOn, "header:"); p.HashOn != "client_ip" && p.HashOn != "user" && !(header && fieldName.MatchString(name)) {
 		v.add(key+".hash_on", "%s is unknown, allowed: client_ip, user, or header: and the name of an ICAP header", quote(p.HashOn))
 	}
+	v.oneOf(key+".affinity", "affinity", p.Affinity, affinities)
 	if len(p.Servers) == 0 {
 		v.add(key+".servers", "none, needed: at least one, such as 10.2.1.101:%d", PortICAP)
 	}

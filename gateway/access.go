@@ -49,6 +49,9 @@ func (l *loop) logAccess(t *transaction) {
 	if t.firstByte > 0 {
 		r.FirstByte = time.Duration(t.firstByte - t.began)
 	}
+	if t.queueTime > 0 {
+		r.QueueCause = t.why.String()
+	}
 	if t.route != nil {
 		r.Service, r.Pool = t.route.name, t.pool.table.name
 	}

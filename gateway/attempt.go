@@ -24,13 +24,9 @@ type attempt struct {
 	again      bool         // the next attempt is another one, because of cause
 	cause      failure
 
-	waiting  bool // in the pool's queue
-	waiter   pool.Waiter
-	timer    timer // of the queue
-	queuedAt int64
+	line // in the pool's queue; see waiting.go
 
 	connectTime int64 // ns, of all attempts
-	queueTime   int64 // ns
 	firstByte   int64 // loop time of the answer's head, 0: none yet
 }
 
@@ -44,19 +40,12 @@ func (b *bitset) set(i int) {
 }
 func (b *bitset) has(i int) bool { return i < 256 && b[i>>6]&(1<<(i&63)) != 0 }
 
-func (a *attempt) init(t *transaction) {
-	a.timer.fire = func(int64) { t.s.loop.guard(&t.s.conn, t.onQueueTimeout) }
-	a.waiter.Grant = func(s *pool.Server, c pool.Conn) {
-		l := t.s.loop
-		l.post(func() { l.guard(&t.s.conn, func() { t.onGrant(s, c) }) })
-	}
-}
-
 func (a *attempt) reset() {
 	a.srv, a.lineSent, a.serverContinued = nil, false, false
 	a.lastServer = nil
 	a.attempts, a.tried, a.silent, a.freshOnly, a.crashed, a.mayHaveAll, a.again = 0, bitset{}, bitset{}, false, false, false, false
-	a.connectTime, a.queueTime, a.firstByte = 0, 0, 0
+	a.connectTime, a.firstByte = 0, 0
+	a.line.reset()
 }
 
 // need is what the request needs of a server.
@@ -80,24 +69,31 @@ func (t *transaction) next() {
 			}
 			t.tried = t.silent // better the same server again than none
 			continue
-		case allBusy, noneYet:
-			t.enqueue()
+		case ownBusy:
+			if !t.enqueue(i, pool.CauseOwn) {
+				continue // the line has become full: another server, then
+			}
+		case allBusy:
+			t.queueUp(i, pool.CauseCap)
+		case noneYet:
+			t.queueUp(-1, pool.CauseHealth)
 		case allFull:
 			wait := t.pool.fullFor(t, l.now)
 			switch {
 			case wait < t.mayWait():
-				t.enqueue()
+				t.queueUp(-1, pool.CauseFull)
 			case t.tried != t.silent:
 				t.tried = t.silent
 				continue
 			default:
-				t.refuse(503, rejectFull, int((wait+int64(time.Second)-1)/int64(time.Second)))
+				t.pool.table.queue.Refused(pool.RefusedFull)
+				t.refuse(503, rejectFull, retrySeconds(wait))
 			}
 		case noneUsable:
 			for _, s := range t.pool.table.servers {
 				s.Expedite() // every second counts in which the first of them is back and nobody knows
 			}
-			t.refuse(503, rejectNoServer, 5)
+			t.refuse(503, rejectNoServer, retrySeconds(int64(t.pool.table.cfg.Health.Interval)))
 		}
 		return
 	}
@@ -161,7 +157,10 @@ func (t *transaction) dial(i int) {
 
 // join makes c the attempt's connection. When it is connected already, the request goes out at once.
 func (t *transaction) join(c *serverConn) {
-	t.srv, c.tx, t.lastServer = c, t, c.server
+	t.srv, c.tx, t.lastServer, t.since = c, t, c.server, 0
+	if t.pool.sticks {
+		t.s.own.set(c.server)
+	}
 	t.sent, t.lineSent, t.serverContinued, t.asked = t.payload, false, false, false
 	t.spilling.begin()
 	t.attempts++
@@ -283,7 +282,7 @@ func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bo
 	case f == failOverloaded || f == failSpill:
 		t.refuse(503, rejectOverloaded, 1)
 	case f == failConnect:
-		t.refuse(503, rejectNoServer, 1)
+		t.refuse(503, rejectNoServer, 1) // its check has been brought forward
 	case f == failTimeout:
 		t.refuse(502, rejectLate, 0)
 	default:
@@ -381,86 +380,4 @@ func (t *transaction) sendEnd() int {
 		return t.previewEnd
 	}
 	return len(t.held.B)
-}
-
-// mayWait is how much longer the request may be in the queue, in ns: queue.timeout bounds all of its waits together.
-func (t *transaction) mayWait() int64 {
-	q := &t.pool.table.cfg.Queue
-	if q.Max == 0 {
-		return 0
-	}
-	return int64(q.Timeout) - t.queueTime
-}
-
-// enqueue waits for a connection.
-func (t *transaction) enqueue() {
-	l := t.s.loop
-	p := t.pool.table
-	n, tried := t.need(), t.tried
-	usable := func(s *pool.Server) bool { return p.waitsFor(s, n, tried, l.clock()) }
-	wait := t.mayWait()
-	if wait <= 0 || !p.queue.Push(&t.waiter, usable) {
-		t.refuse(503, rejectFull, 1)
-		return
-	}
-	t.waiting, t.queuedAt = true, l.now
-	l.wheel.set(&t.timer, l.now+wait)
-	for _, s := range p.servers { // a slot may have come free before the push
-		l.gw.offer(s)
-	}
-}
-
-// onGrant is called on the loop when the queue has given the waiter a slot of the server, with a connection or to dial with. While it was on
-// its way the request may have gone, and another one of the session may be in line.
-func (t *transaction) onGrant(s *pool.Server, conn pool.Conn) {
-	l := t.s.loop
-	c, _ := conn.(*serverConn)
-	fits := t.waiting && t.pool.table.waitsFor(s, t.need(), t.tried, l.now)
-	if !fits {
-		if c != nil {
-			c.discard()
-		} else {
-			s.Release()
-		}
-		if !t.waiting {
-			return
-		}
-	}
-	t.leaveQueue()
-	i := t.pool.table.index(s)
-	switch {
-	case !fits:
-		t.next()
-	case c == nil:
-		t.dial(i)
-	case !l.adoptServerConn(c, t.pool, t.pool.shards[i]):
-		t.next()
-	case t.freshOnly || c.isStale(t.route.onlyOnce):
-		c.shut(reasonNotReusable)
-		t.next()
-	default:
-		t.join(c)
-	}
-}
-
-func (t *transaction) endWait() {
-	l := t.s.loop
-	t.waiting = false
-	t.queueTime += l.now - t.queuedAt
-	l.wheel.stop(&t.timer)
-}
-
-func (t *transaction) onQueueTimeout() {
-	if t.waiting {
-		t.leaveQueue()
-		t.refuse(503, rejectFull, 1)
-	}
-}
-
-// leaveQueue takes the transaction out of the queue. When its grant is already on its way, onGrant gives the slot back.
-func (t *transaction) leaveQueue() {
-	if t.waiting {
-		t.pool.table.queue.Remove(&t.waiter)
-		t.endWait()
-	}
 }

@@ -61,7 +61,7 @@ func (g *Gateway) Status() admin.Status {
 	for _, p := range g.table.Load().pools {
 		sel := p.selection(anything, bitset{})
 		ps := admin.PoolStatus{
-			Name: p.name, Balance: p.cfg.Balance, Queue: p.queue.Depth(), Tier: p.tierOf(sel), Panic: sel.panic,
+			Name: p.name, Balance: p.cfg.Balance, Queue: p.queue.Depth(), Waits: waitsStatus(p.queue.Waits(), now), Tier: p.tierOf(sel), Panic: sel.panic,
 			ConnectionShare: shown(g.servers.shareInForce(p)),
 		}
 		for i, s := range p.servers {
@@ -94,6 +94,27 @@ func nameStatus(s discovery.State) admin.NameStatus {
 		st.LastError = s.Err.Error()
 	}
 	return st
+}
+
+func waitsStatus(w pool.Waits, now int64) admin.WaitsStatus {
+	st := admin.WaitsStatus{
+		Now: make(map[string]int), OldestSeconds: oldest(w, now), Ended: make(map[string]uint64), Seconds: make(map[string]float64), Refused: make(map[string]uint64),
+	}
+	for c := range pool.Cause(pool.Causes) {
+		st.Now[c.String()], st.Ended[c.String()], st.Seconds[c.String()] = w.Depth[c], w.Ended[c], float64(w.Time[c])/1e9
+	}
+	for r := range pool.Refusal(pool.Refusals) {
+		st.Refused[r.String()] = w.Refused[r]
+	}
+	return st
+}
+
+// oldest is how long, in seconds, the first in line has waited.
+func oldest(w pool.Waits, now int64) float64 {
+	if w.Depth == ([pool.Causes]int{}) {
+		return 0
+	}
+	return float64(max(now-w.Since, 0)) / 1e9
 }
 
 func serverStatus(p *poolTable, s *pool.Server, now int64) admin.ServerStatus {

@@ -21,6 +21,7 @@ type loopPool struct {
 	targets      []balancer.Target // scratch of pick
 	policies     []balancer.Policy // by route and method, made when first used
 	measures     bool              // the policy wants to know latencies
+	sticks       bool              // affinity: session
 	idle         pool.IdleLimits
 	slowStart    int64 // ns
 	replayBuffer int   // bytes
@@ -110,6 +111,7 @@ func (l *loop) rerouteWaiting() {
 		if r, _ := l.table.match(t.s.entrance, path, t.method); r != nil {
 			t.leaveQueue()
 			t.route, t.pool, t.tried, t.silent = r, l.poolFor(r.pool), bitset{}, bitset{}
+			t.setKey(t.reparse())
 			l.guard(&t.s.conn, t.next)
 		}
 	}
@@ -123,6 +125,7 @@ func newLoopPool(p *poolTable, routes int) *loopPool {
 		targets:  make([]balancer.Target, len(p.servers)),
 		policies: make([]balancer.Policy, routes*icap.NumMethods),
 		measures: balancer.Measures(p.cfg.Balance),
+		sticks:   p.sticks,
 		idle: pool.IdleLimits{
 			Timeout: time.Duration(p.cfg.Idle.Timeout), MaxAge: time.Duration(p.cfg.Idle.MaxAge), MaxRequests: p.cfg.Idle.MaxRequests,
 		},
@@ -137,14 +140,15 @@ type pickResult uint8
 const (
 	pickedServer pickResult = iota
 	allTried                // every usable server has failed for this request already
-	allBusy                 // every usable server has as many connections as it allows
+	ownBusy                 // the server that the request would rather wait for has as many connections as it allows, others have not
+	allBusy                 // every usable server has
 	allFull                 // every usable server has said 503 a moment ago
 	noneYet                 // no server is usable, but some have not been checked yet
 	noneUsable
 )
 
 // pick chooses a server for the next attempt among those that are usable, not full, and have a connection to give. Doubted ones are only for want of
-// others.
+// others. With ownBusy and allBusy it is the one to wait for before all others, -1: none.
 func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 	sel := p.table.selection(t.need(), t.tried)
 	place, found := p.pickFrom(t, sel, true, now)
@@ -158,10 +162,11 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 
 // pickFrom picks among the selected servers, doubted ones only if it is not picky.
 func (p *loopPool) pickFrom(t *transaction, sel selection, picky bool, now int64) (int, pickResult) {
+	waits := p.table.hasOwn() && t.mayWait() > 0 && !p.table.queue.IsFull()
 	var usable, unknown, tried, full, busy, doubted int
 	for i, s := range p.table.servers {
 		g := &p.targets[i]
-		g.Weight, g.InFlight, g.Usable = s.Share(now, p.slowStart), int32(s.InFlight()), false
+		g.Weight, g.InFlight, g.Usable, g.Busy = s.Share(now, p.slowStart), int32(s.Load()), false, false
 		if g.Weight == 0 || p.table.tiers[i] > sel.tier {
 			continue
 		}
@@ -179,6 +184,7 @@ func (p *loopPool) pickFrom(t *transaction, sel selection, picky bool, now int64
 			full++
 		case p.shards[i].Len() == 0 && !s.HasSlot():
 			busy++
+			g.Busy = waits && !s.Health.Doubted()
 		case picky && s.Health.Doubted():
 			doubted++
 		default:
@@ -189,18 +195,24 @@ func (p *loopPool) pickFrom(t *transaction, sel selection, picky bool, now int64
 			}
 		}
 	}
+	free := usable > tried+full+busy+doubted
+	own := -1
+	if free || busy > 0 {
+		own = p.ownServer(t)
+	}
 	switch {
 	case usable == 0 && unknown > 0:
 		return -1, noneYet
 	case usable == 0:
 		return -1, noneUsable
-	case usable > tried+full+busy+doubted:
-		if t.keyed && p.table.hash != nil {
-			return p.table.hash.maglev.Pick(t.key, p.targets), pickedServer
-		}
+	case own >= 0 && p.targets[own].Usable:
+		return own, pickedServer
+	case own >= 0 && free:
+		return own, ownBusy
+	case free:
 		return p.policy(t).Pick(p.targets), pickedServer
 	case busy > 0:
-		return -1, allBusy
+		return own, allBusy
 	case full > 0:
 		return -1, allFull
 	case doubted > 0:
@@ -234,14 +246,18 @@ func (p *loopPool) othersUsable(t *transaction, not *pool.Server) bool {
 	return false
 }
 
-// waitsFor says whether a request in the queue, which has failed on the tried servers, can go to s now. For one of these, or a doubted one, only if no
-// other server takes it any more: it is the others that it waits for. On any goroutine.
+// waitsFor says whether a request in the queue, which has failed on the tried servers, can go to s now.
 func (p *poolTable) waitsFor(s *pool.Server, n need, tried bitset, now int64) bool {
-	i, sel := p.index(s), p.selection(n, tried)
-	if i < 0 || !p.takes(i, n, sel) || s.Full(now) {
+	return p.goesTo(p.index(s), n, tried, p.selection(n, tried), now)
+}
+
+// goesTo is waitsFor for the server at place i, -1: it is not in the pool. To one of the tried servers, or a doubted one, it goes only if no other takes
+// it any more: it is the others that it waits for. On any goroutine.
+func (p *poolTable) goesTo(i int, n need, tried bitset, sel selection, now int64) bool {
+	if i < 0 || !p.takes(i, n, sel) || p.servers[i].Full(now) {
 		return false
 	}
-	if tried.has(i) || s.Health.Doubted() {
+	if tried.has(i) || p.servers[i].Health.Doubted() {
 		for k, other := range p.servers {
 			if !tried.has(k) && !other.Health.Doubted() && p.takes(k, n, sel) {
 				return false
@@ -263,9 +279,13 @@ func (p *loopPool) fullFor(t *transaction, now int64) int64 {
 	return first
 }
 
-// markFull has a server that said 503 skipped until then. Who waits for it gets its connections afterwards.
-func (l *loop) markFull(s *pool.Server, until int64) {
+// markFull has a server that said 503 skipped until then. Who waits for it gets its connections afterwards, but for those that would rather
+// have gone to it than to others: these are offered the others now.
+func (l *loop) markFull(p *poolTable, s *pool.Server, until int64) {
 	s.MarkFull(until)
+	if p.hasOwn() {
+		l.gw.offerAll(p)
+	}
 	if !slices.Contains(l.full, s) {
 		l.full = append(l.full, s)
 	}

@@ -440,10 +440,7 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 		}
 	}
 	each("istag_changes_total", "counter", func(s *pool.Server) float64 { return float64(s.Health.ISTagChanges()) })
-	w.family("queue_depth", "gauge")
-	for _, p := range t.pools {
-		w.series("queue_depth", float64(p.queue.Depth()), "pool", p.name)
-	}
+	writeQueues(w, t, now)
 	w.family("connection_share", "gauge")
 	for _, p := range t.pools {
 		w.series("connection_share", float64(shown(g.servers.shareInForce(p))), "pool", p.name)
@@ -480,5 +477,36 @@ func (g *Gateway) writeNames(w *metricsWriter) {
 			failing = 1
 		}
 		w.series("dns_name_failing", failing, "name", s.Question.String())
+	}
+}
+
+func writeQueues(w *metricsWriter, t *table, now int64) {
+	seen := make([]pool.Waits, len(t.pools))
+	w.family("queue_depth", "gauge")
+	for i, p := range t.pools {
+		seen[i] = p.queue.Waits()
+		w.series("queue_depth", float64(p.queue.Depth()), "pool", p.name)
+	}
+	w.family("queue_oldest_seconds", "gauge")
+	for i, p := range t.pools {
+		w.series("queue_oldest_seconds", oldest(seen[i], now), "pool", p.name)
+	}
+	w.family("queue_waits_total", "counter")
+	for i, p := range t.pools {
+		for c := range pool.Cause(pool.Causes) {
+			w.series("queue_waits_total", float64(seen[i].Ended[c]), "pool", p.name, "cause", c.String())
+		}
+	}
+	w.family("queue_wait_seconds_total", "counter")
+	for i, p := range t.pools {
+		for c := range pool.Cause(pool.Causes) {
+			w.series("queue_wait_seconds_total", float64(seen[i].Time[c])/1e9, "pool", p.name, "cause", c.String())
+		}
+	}
+	w.family("queue_refused_total", "counter")
+	for i, p := range t.pools {
+		for r := range pool.Refusal(pool.Refusals) {
+			w.series("queue_refused_total", float64(seen[i].Refused[r]), "pool", p.name, "reason", r.String())
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"icapgate/bench/dlpstub"
 	"icapgate/gateway/discovery"
+	"icapgate/pool"
 )
 
 // family is what the page says about a metric, or what a gateway prints of it.
@@ -131,7 +132,15 @@ func TestLabelsDocumented(t *testing.T) {
 	_, refused, _ := strings.Cut(string(file), "\n## Refusals\n")
 	refused, _, _ = strings.Cut(refused, "\n## Rejects\n")
 	rejects, afterReplays, _ := strings.Cut(afterRejects, "\n## Replays\n")
-	replays, closes, _ := strings.Cut(afterReplays, "\n## Closes\n")
+	replays, afterWaits, _ := strings.Cut(afterReplays, "\n## Waits\n")
+	waits, closes, _ := strings.Cut(afterWaits, "\n## Closes\n")
+	var causes []string
+	for c := range pool.Cause(pool.Causes) {
+		causes = append(causes, c.String())
+	}
+	for r := range pool.Refusal(pool.Refusals) {
+		causes = append(causes, r.String())
+	}
 	var results []string
 	for r := range handshakeResult(handshakeResults) {
 		results = append(results, r.String())
@@ -151,6 +160,7 @@ func TestLabelsDocumented(t *testing.T) {
 		{"refusals", refused, reasons},
 		{"rejects", rejects, rejectNames[:]},
 		{"replays", replays, failureNames[:]},
+		{"waits", waits, causes},
 		{"closes", closes, reasonNames[:]},
 		{"the tables", string(file), slices.Concat(results, tlsVersionNames[:], directionNames[:], wayNames[:], lookups)},
 	} {

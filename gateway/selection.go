@@ -129,7 +129,7 @@ func (sel selection) allows(s *pool.Server, n need) bool {
 
 // onSelection is called when the health or the weight of a server of the pool has changed: those who wait may now have others.
 func (m *servers) onSelection(p *poolTable) {
-	if !p.differs() {
+	if !p.differs() && !p.hasOwn() {
 		return
 	}
 	now := p.selection(anything, bitset{})
@@ -140,8 +140,11 @@ func (m *servers) onSelection(p *poolTable) {
 	if known && was != now {
 		m.gw.log.Warn("other servers of a pool get requests now", "pool", p.name, "tier", p.tierOf(now), "ejected", now.ejected, "panic", now.panic)
 	}
+	widest := selection{ejected: true, panic: now.panic, unspoken: true} // of those that requests may have which have failed on some
 	for _, s := range p.servers {
-		m.gw.offer(s)
+		if s.Weight() > 0 && widest.allows(s, anything) {
+			m.gw.offer(s)
+		}
 	}
 }
 

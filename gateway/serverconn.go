@@ -464,7 +464,7 @@ func (c *serverConn) onFinal(r *icap.Response, blocks []byte, more int) {
 	c.answerHead(r.Status)
 	c.measure(r.Status)
 	if isFull(r.Status) {
-		c.loop.markFull(c.server, c.loop.now+int64(retryAfter(r)))
+		c.loop.markFull(c.pool.table, c.server, c.loop.now+int64(retryAfter(r)))
 	}
 	if r.Status >= 500 && t.onServerFault(r.Status) {
 		return

@@ -75,6 +75,7 @@ func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 		}
 		if p.queue == nil {
 			p.queue = pool.NewQueue(c.Queue.Max)
+			p.queue.SetLead(ownPatience(c.Queue))
 		}
 		if p.budget == nil {
 			p.budget = pool.NewBudget(c.Retry.Budget, loopTime())
@@ -116,6 +117,7 @@ func (m *servers) onHealth(s *pool.Server) func(usable, cold bool) {
 func (g *Gateway) apply(p *poolTable) {
 	p.queue.SetMax(p.cfg.Queue.Max)
 	p.setEjection(g.servers.clock())
+	p.queue.SetLead(ownPatience(p.cfg.Queue))
 	for _, o := range p.members {
 		o.server.ResetWeight(o.weight)
 	}
@@ -284,6 +286,13 @@ func (g *Gateway) trim(s *pool.Server, i int) {
 			g.loops[i].trim(s)
 			g.trim(s, i+1)
 		})
+	}
+}
+
+// offerAll is offer for all servers of a pool.
+func (g *Gateway) offerAll(p *poolTable) {
+	for _, s := range p.servers {
+		g.offer(s)
 	}
 }
 

@@ -57,6 +57,7 @@ type session struct {
 	end     int // 0: the end of the head has not been found
 
 	tx       transaction
+	own      ownServers
 	ending   bool        // no further request: close when all is flushed
 	endCause closeReason // of ending
 	linger   int         // > 0: our direction is closed; so many bytes more are dropped

@@ -34,6 +34,8 @@ type poolTable struct {
 	tiers   []uint8                 // parallel to servers
 	levels  []uint8                 // the tiers that there are, ascending
 	graded  bool                    // tiers or the panic threshold make a difference; see selection
+	sticks  bool                    // affinity: session
+	survey  *survey                 // guarded by the queue's mu
 
 	retryOn causes // retry.on
 
@@ -58,6 +60,7 @@ type hashing struct {
 // setServers gives the pool its servers, and makes what follows from them.
 func (p *poolTable) setServers(list []member) {
 	p.members, p.servers = list, nil
+	p.survey, p.sticks = new(survey), p.cfg.Affinity == "session"
 	for _, o := range list {
 		p.servers = append(p.servers, o.server)
 	}
@@ -72,6 +75,9 @@ func (p *poolTable) setServers(list []member) {
 	}
 	p.hash = &hashing{newHashKey(p.cfg.HashOn), balancer.NewMaglev(names, weights)}
 }
+
+// hasOwn says whether requests may have a server of their own: that of their key, or that of their session.
+func (p *poolTable) hasOwn() bool { return p.sticks || p.hash != nil }
 
 // withServers returns a copy of t in which pool i has other servers.
 func (t *table) withServers(i int, list []member) *table {

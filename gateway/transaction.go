@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"bytes"
+	"fmt"
 	"strconv"
 
 	"icapgate/icap"
@@ -69,7 +71,7 @@ type transaction struct {
 
 func (t *transaction) init(s *session) {
 	t.s = s
-	t.attempt.init(t)
+	t.line.init(t)
 	t.decision.fire = func(int64) { s.loop.guard(&s.conn, t.onDecision) }
 }
 
@@ -134,10 +136,29 @@ func (t *transaction) routeRequest(req *icap.Request) {
 		t.reply(405, rejectMethodNotAllowed, 0)
 	default:
 		t.route, t.pool = r, l.poolFor(r.pool)
-		if h := r.pool.hash; h != nil {
-			t.key, t.keyed = h.key.of(req, t.s.client)
-		}
+		t.setKey(req)
 	}
+}
+
+// setKey takes the key of the request that balance: hash goes by.
+func (t *transaction) setKey(req *icap.Request) {
+	t.keyed = false
+	if h := t.route.pool.hash; h != nil && req != nil {
+		t.key, t.keyed = h.key.of(req, t.s.client)
+	}
+}
+
+// reparse returns the heads of a request that is held, until the loop parses another one; nil: they can't be read.
+func (t *transaction) reparse() *icap.Request {
+	l := t.s.loop
+	b := t.held.B
+	head, _, _ := bytes.Cut(b[t.payload:], []byte("\r\n\r\n"))
+	l.line = fmt.Appendf(l.line[:0], "%s icap://%s%s ICAP/1.0\r\nHost: %s\r\n%s\r\n\r\n",
+		methodNames[t.method], b[t.targetEnd:t.authEnd], b[:t.targetEnd], b[t.authEnd:t.payload], head)
+	if err := l.req.Parse(l.line); err != nil {
+		return nil
+	}
+	return &l.req
 }
 
 // hold writes the request into held in canonical form, without the request line and Host, which depend on the server. head is the

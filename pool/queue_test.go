@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -35,10 +36,24 @@ func (g *grants) expect(t *testing.T, want ...string) {
 	*g = nil
 }
 
+// suits is Waiter.Suits of one that can only use some servers, nil: all.
+func suits(usable func(s *Server) bool) func(*Server, uint64) Fit {
+	if usable == nil {
+		return nil
+	}
+	return func(s *Server, _ uint64) Fit {
+		if usable(s) {
+			return Good
+		}
+		return Unfit
+	}
+}
+
 func push(t *testing.T, q *Queue, usable func(s *Server) bool, ws ...*Waiter) {
 	t.Helper()
 	for _, w := range ws {
-		if !q.Push(w, usable) {
+		w.Suits = suits(usable)
+		if !q.Push(w, Wait{}) {
 			t.Fatal("the queue is full")
 		}
 	}
@@ -76,24 +91,24 @@ func TestQueueBound(t *testing.T) {
 	q := NewQueue(2)
 	a, b, c := g.waiter("a"), g.waiter("b"), g.waiter("c")
 	push(t, q, nil, a, b)
-	if q.Push(c, nil) {
+	if q.Push(c, Wait{}) {
 		t.Error("a third waiter got into a queue for two")
 	}
-	if !q.Remove(a) || !q.Push(c, nil) {
+	if !q.Remove(a) || !q.Push(c, Wait{}) {
 		t.Error("no place after one has left")
 	}
 	q.SetMax(1)
 	if q.Depth() != 2 {
 		t.Errorf("a smaller bound threw waiters out: depth %d, want 2", q.Depth())
 	}
-	if q.Remove(b); q.Push(a, nil) {
+	if q.Remove(b); q.Push(a, Wait{}) {
 		t.Error("a waiter got in above the smaller bound")
 	}
 	q.SetMax(2)
-	if !q.Push(a, nil) {
+	if !q.Push(a, Wait{}) {
 		t.Error("no place below the larger bound")
 	}
-	if NewQueue(0).Push(b, nil) {
+	if NewQueue(0).Push(b, Wait{}) {
 		t.Error("a waiter got into a queue for nobody")
 	}
 }
@@ -141,7 +156,7 @@ func TestQueueTwice(t *testing.T) {
 			t.Error("a waiter could queue twice")
 		}
 	}()
-	q.Push(w, nil)
+	q.Push(w, Wait{})
 }
 
 // Waiters that can't use the server are passed over, and keep their places.
@@ -244,12 +259,12 @@ func TestQueueAgainFromGrant(t *testing.T) {
 
 func TestQueueAllocatesNothing(t *testing.T) {
 	s := newTestServer(Limits{ConnectionShare: 1})
-	w := &Waiter{Grant: func(s *Server, _ Conn) { s.Release() }}
-	usable := func(*Server) bool { return true }
+	w := &Waiter{Grant: func(s *Server, _ Conn) { s.Release() }, Suits: func(*Server, uint64) Fit { return Good }}
+	wait := Wait{Own: s, Cause: CauseOwn}
 	if n := testing.AllocsPerRun(100, func() {
-		s.Queue.Push(w, usable)
+		s.Queue.Push(w, wait)
 		s.Queue.Remove(w)
-		s.Queue.Push(w, usable)
+		s.Queue.Push(w, wait)
 		s.Queue.Offer(s)
 	}); n != 0 {
 		t.Errorf("%v allocations per wait, want 0", n)
@@ -268,6 +283,7 @@ func TestQueueModel(t *testing.T) {
 		}
 		type entry struct {
 			w    *Waiter
+			wait Wait
 			uses [2]bool
 		}
 		var line []entry
@@ -299,12 +315,18 @@ func TestQueueModel(t *testing.T) {
 			case "push":
 				e := entry{w: new(Waiter), uses: [2]bool{rapid.Bool().Draw(t, "uses 0"), rapid.Bool().Draw(t, "uses 1")}}
 				e.w.Grant = func(*Server, Conn) { granted = append(granted, e.w) }
-				ok := q.Push(e.w, func(s *Server) bool { return s == servers[0] && e.uses[0] || s == servers[1] && e.uses[1] })
-				if want := len(line) < q.max; ok != want {
-					t.Fatalf("Push says %v with %d of %d in line", ok, len(line), q.max)
+				e.w.Suits = suits(func(s *Server) bool { return s == servers[0] && e.uses[0] || s == servers[1] && e.uses[1] })
+				e.wait = Wait{Since: rapid.Int64Range(0, 5).Draw(t, "since"), Cause: Cause(rapid.IntRange(0, Causes-1).Draw(t, "cause"))}
+				if own := rapid.IntRange(-1, 1).Draw(t, "own"); own >= 0 {
+					e.wait.Own = servers[own]
+				}
+				ok := q.Push(e.w, e.wait)
+				if want := len(line) < int(q.max.Load()); ok != want {
+					t.Fatalf("Push says %v with %d of %d in line", ok, len(line), q.max.Load())
 				}
 				if ok {
 					line = append(line, e)
+					slices.SortStableFunc(line, func(a, b entry) int { return cmp.Compare(a.wait.Since, b.wait.Since) })
 				}
 			case "remove":
 				if len(line) > 0 {
@@ -337,6 +359,22 @@ func TestQueueModel(t *testing.T) {
 						}
 					})
 				}
+			}
+			var waits Waits
+			var waiting [2]int
+			for _, e := range line {
+				waits.Depth[e.wait.Cause]++
+				for i, s := range servers {
+					if e.wait.Own == s {
+						waiting[i]++
+					}
+				}
+			}
+			if len(line) > 0 {
+				waits.Since = line[0].wait.Since
+			}
+			if got := q.Waits(); got != waits || servers[0].Load() != waiting[0] || servers[1].Load() != waiting[1] {
+				t.Fatalf("it says %+v, loads %d and %d; the model has %+v, %v", got, servers[0].Load(), servers[1].Load(), waits, waiting)
 			}
 			if q.Depth() != len(line) || servers[0].Connections() != taken[0] || servers[1].Connections() != taken[1] {
 				t.Fatalf("depth %d, slots %d and %d; the model has %d, %v", q.Depth(), servers[0].Connections(), servers[1].Connections(), len(line), taken)
@@ -384,7 +422,8 @@ func (k *worker) take(random *rand.Rand) (grant, bool) {
 		}
 	}
 	q := k.servers[0].Queue
-	if !q.Push(&k.w, usable) {
+	k.w.Suits = suits(usable)
+	if !q.Push(&k.w, Wait{}) {
 		return grant{}, false
 	}
 	k.waited++

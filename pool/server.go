@@ -26,6 +26,7 @@ type Server struct {
 	conns     atomic.Int32 // slots taken: connecting, busy and idle connections
 	idle      atomic.Int32 // idle ones among them
 	inFlight  atomic.Int32 // attempts running
+	waiting   atomic.Int32 // requests in line for it before all others: Wait.Own
 	requests  atomic.Uint64
 	fullUntil atomic.Int64 // loop time in ns until which the server said 503: skip it
 	startedAt atomic.Int64 // loop time in ns of the beginning of its slow start, 0: there was none
@@ -102,6 +103,9 @@ func (s *Server) Share(now, span int64) int32 {
 func (s *Server) Connections() int { return int(s.conns.Load()) }
 func (s *Server) Idle() int        { return int(s.idle.Load()) }
 func (s *Server) InFlight() int    { return int(s.inFlight.Load()) }
+
+// Load is what the server has to do: attempts that run, and requests that wait for it before all others.
+func (s *Server) Load() int { return int(s.inFlight.Load() + s.waiting.Load()) }
 
 // Requests is the number of attempts ever begun.
 func (s *Server) Requests() uint64 { return s.requests.Load() }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -150,7 +152,7 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	}
 	for _, p := range s.Pools {
 		t.Flush() // each table has columns of its own
-		fmt.Fprintf(out, "\nPool %s, %d waiting%s%s\n", p.Name, p.Queue, selected(p), shared(p))
+		fmt.Fprintf(out, "\nPool %s, %d waiting%s%s%s\n", p.Name, p.Queue, waiting(p), selected(p), shared(p))
 		fmt.Fprintln(t, "SERVER\tHEALTH\tADMIN\tWEIGHT\tIN FLIGHT\tCONNECTIONS\tIDLE\tCAP\tREQUESTS\tREMARK")
 		for _, srv := range p.Servers {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%s\n", srv.Address, healthSince(srv, now), srv.Admin, srv.Weight,
@@ -188,6 +190,20 @@ func nameRemark(n admin.NameStatus, now time.Time) string {
 		return "-"
 	}
 	return fmt.Sprintf("fails since %v: %s", max(0, now.Sub(n.FailingSince).Truncate(time.Second)), strings.Join(strings.Fields(n.LastError), " "))
+}
+
+// waiting says why requests wait, and for how long, "" if none does.
+func waiting(p admin.PoolStatus) string {
+	var causes []string
+	for _, c := range slices.Sorted(maps.Keys(p.Waits.Now)) {
+		if n := p.Waits.Now[c]; n > 0 {
+			causes = append(causes, fmt.Sprintf("%s %d", c, n))
+		}
+	}
+	if len(causes) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%s; the first for %.1fs)", strings.Join(causes, ", "), p.Waits.OldestSeconds)
 }
 
 // selected says what is special about who gets the requests of a pool, "" if nothing is.

@@ -26,7 +26,7 @@ func (g *fakeGateway) Status() admin.Status {
 		Version: "1.2.3", UptimeSeconds: 3725.4,
 		Listeners: []admin.ListenerStatus{{Name: "icaps", Address: "icaps://192.0.2.1:11344", Sessions: 12}},
 		Pools: []admin.PoolStatus{
-			{Name: "dlp", Queue: 3, Servers: []admin.ServerStatus{
+			{Name: "dlp", Queue: 3, Waits: admin.WaitsStatus{Now: map[string]int{"own": 1, "cap": 2, "full": 0}, OldestSeconds: 1.23}, Servers: []admin.ServerStatus{
 				{Address: "10.0.0.1:1344", Health: "up", Admin: "ready", Weight: 1, Share: 1, InFlight: 2, Connections: 5, Idle: 3, Cap: 99, Requests: 1234, Since: g.since},
 				{Address: "10.0.0.2:1344", Health: "down", Admin: "drain", Weight: 2, LastError: "connection\nrefused", MissingPaths: []string{"/a", "/b"}},
 			}},
@@ -93,7 +93,7 @@ New clients are refused: connections. There are 480, 480 are allowed.
 LISTENER  ADDRESS                  SESSIONS
 icaps     icaps://192.0.2.1:11344  12
 
-Pool dlp, 3 waiting
+Pool dlp, 3 waiting (cap 2, own 1; the first for 1.2s)
 SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  REMARK
 10.0.0.1:1344  up 3m12s  ready  1       2          5            3     99    1234      -
 10.0.0.2:1344  down      drain  2       0          0            0     none  0         of srv:_icap._tcp.example.com; connection refused; does not know /a, /b

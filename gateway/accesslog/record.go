@@ -25,6 +25,7 @@ type Record struct {
 	In, Out  uint64 // payload bytes of the request's and of the answer's body
 
 	Queue, Connect, FirstByte, Total time.Duration // FirstByte 0: no answer
+	QueueCause                       string        // of its latest wait, "": it has not waited
 
 	ClientIP []byte // X-Client-IP
 	User     []byte // X-Authenticated-User as received; base64 is decoded
@@ -87,6 +88,7 @@ func (r *Record) append(b []byte, c *clock) []byte {
 	b = number(b, `,"bytes_in":`, int64(r.In))
 	b = number(b, `,"bytes_out":`, int64(r.Out))
 	b = seconds(b, `,"queue":`, r.Queue)
+	b = text(b, `,"queue_cause":`, r.QueueCause)
 	b = seconds(b, `,"connect":`, r.Connect)
 	b = seconds(b, `,"first_byte":`, r.FirstByte)
 	b = seconds(b, `,"total":`, r.Total)

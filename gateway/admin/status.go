@@ -38,11 +38,21 @@ type PoolStatus struct {
 	Name    string         `json:"name"`
 	Balance string         `json:"balance"`
 	Queue   int            `json:"queue"` // transactions that wait for a server
+	Waits   WaitsStatus    `json:"waits"`
 	Tier    int            `json:"tier"`  // the highest one whose servers get requests
 	Panic   bool           `json:"panic"` // so few servers are usable that requests go to all of them, whatever the checks say
 	Servers []ServerStatus `json:"servers"`
 
 	ConnectionShare int `json:"connection_share"` // number of gateways that share the servers' caps, 0: DNS has not told it yet
+}
+
+// WaitsStatus is what a pool's queue does. Causes are cap, full, health and own; reasons max, full and timeout: docs/METRICS.md has them.
+type WaitsStatus struct {
+	Now           map[string]int     `json:"now,omitempty"`     // transactions that wait, by cause
+	OldestSeconds float64            `json:"oldest_seconds"`    // how long the first of them has waited
+	Ended         map[string]uint64  `json:"ended,omitempty"`   // waits so far, by cause
+	Seconds       map[string]float64 `json:"seconds,omitempty"` // that they took
+	Refused       map[string]uint64  `json:"refused,omitempty"` // transactions that were not to wait, or no longer, by reason
 }
 
 // ServerStatus is one server of a pool.
