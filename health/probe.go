@@ -70,6 +70,8 @@ type ProbeVerdict struct {
 	Fault  string        // "": none
 	At     time.Time     // when it ended
 	Took   time.Duration // connect included
+
+	of *Probe // as given to NewChecker
 }
 
 // Probe returns the latest verdict, nil: there was no probe.
@@ -79,6 +81,7 @@ func (s *Status) Probe() *ProbeVerdict { return s.probe.Load() }
 // up; it has to do so again after it was down or in maintenance.
 type proof struct {
 	c       *Checker
+	of      *Probe // as given to NewChecker
 	machine machine
 	due     time.Time // of the next probe
 	wrong   int       // probes in a row that were not as expected, or came to no verdict
@@ -87,11 +90,11 @@ type proof struct {
 
 func (p *proof) init(c *Checker) {
 	p.c = c
-	probe := c.cfg.Probe
-	if probe == nil {
+	p.of = c.cfg.Probe
+	if p.of == nil {
 		return
 	}
-	with := *probe
+	with := *p.of
 	with.Interval = orDefault(with.Interval, 60*time.Second)
 	with.Timeout = orDefault(with.Timeout, 10*time.Second)
 	c.cfg.Probe = &with
@@ -101,10 +104,17 @@ func (p *proof) init(c *Checker) {
 	}
 }
 
-// begin forgets what an earlier Checker has found out, which may have had another probe.
+// begin goes on with what an earlier Checker has found out, unless that had another probe.
 func (p *proof) begin() {
-	p.c.status.probe.Store(nil)
-	p.c.status.setProving(false)
+	s := p.c.status
+	s.setProving(false)
+	switch v := s.Probe(); {
+	case v == nil:
+	case v.of != p.of || p.of == nil:
+		s.probe.Store(nil)
+	case v.Result == "ok" && p.machine.state == Up:
+		p.due = v.At.Add(p.c.cfg.Probe.Interval)
+	}
 }
 
 // onCheck follows the verdict of the checks.
@@ -155,7 +165,7 @@ func (p *proof) probe(ctx context.Context) {
 	if err != nil {
 		fault = err.Error()
 	}
-	c.status.probe.Store(&ProbeVerdict{c.cfg.Stats.Probes.count(o), fault, now, now.Sub(began)})
+	c.status.probe.Store(&ProbeVerdict{c.cfg.Stats.Probes.count(o), fault, now, now.Sub(began), p.of})
 	p.machine.step(o, now)
 	p.vague = o == full || o == none
 	p.wrong++

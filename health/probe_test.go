@@ -233,7 +233,7 @@ func TestProbeTimes(t *testing.T) {
 		if got := f.kinds(); got != "oroorooro" {
 			t.Errorf("requests %s", got)
 		}
-		if v := c.Status().Probe(); v == nil || *v != (ProbeVerdict{Result: "ok", At: begin.Add(24 * s)}) {
+		if v := c.Status().Probe(); v == nil || v.Result != "ok" || v.Fault != "" || !v.At.Equal(begin.Add(24*s)) || v.Took != 0 {
 			t.Errorf("verdict %+v", v)
 		}
 		if p := &cfg.Stats.Probes; p.OK.Load() != 3 || p.Failed.Load() != 0 || cfg.Stats.OK.Load() != 6 {
