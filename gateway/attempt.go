@@ -63,12 +63,11 @@ func (t *transaction) next() {
 			}
 			continue // another loop took the slot meanwhile: look again
 		case allTried:
-			if t.tried == t.silent {
-				t.reply(503, rejectNoServer, 1)
-				return
+			if t.tried != t.silent {
+				t.tried = t.silent // better the same server again than none
+				continue
 			}
-			t.tried = t.silent // better the same server again than none
-			continue
+			t.refuse(503, rejectNoServer, 1)
 		case ownBusy:
 			if !t.enqueue(i, pool.CauseOwn) {
 				continue // the line has become full: another server, then

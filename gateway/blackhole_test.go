@@ -107,7 +107,7 @@ func TestBlackHole(t *testing.T) {
 	}
 
 	// Its check at the start could not connect. So time alone does not bring it back, for a request to find out whether it is there; a check does.
-	v.pass(time.Hour)
+	v.pass(time.Minute)
 	if !slices.Equal(v.ejected(), []int{0}) {
 		t.Fatal("an ejection for connects has ended by time")
 	}
@@ -175,13 +175,18 @@ func TestSilentServerAlone(t *testing.T) {
 func TestLostConnect(t *testing.T) {
 	v := startHoles(t, 1, 1, "")
 	hole := v.servers0()[0]
-	waiting, _ := v.spread(2, 1)
+	waiting, went := v.spread(6, 1)
+	if len(waiting) == 0 {
+		t.Fatalf("first requests: %v", went)
+	}
 	v.pass(connectPatience + time.Duration(tick))
 	if !hole.Health.Answered(v.time.Load()) { // another request, on another connection
 		t.Fatal("the server was not doubted")
 	}
 	v.pass(2 * time.Second)
-	waiting[0].status(204)
+	for _, c := range waiting {
+		c.status(204)
+	}
 	if got := v.ejected(); got != nil {
 		t.Errorf("%v is ejected for one connect", got)
 	}
@@ -296,4 +301,27 @@ func TestCheckedServerIsDoubted(t *testing.T) {
 	}
 	close(held.checks)
 	eventually(t, "no doubt", func() bool { return !server.Health.Doubted() })
+}
+
+// Requests that wait for a connection of a server of which nothing is heard any more are given to the backup at once.
+func TestDoubtMovesWhatWaits(t *testing.T) {
+	f, backup := startFake(t), startFake(t)
+	list := fmt.Sprintf("[{address: %q, max_connections: 2}, {address: %q, tier: 1}]", f.address, backup.address)
+	v := startVirtualIn(t, list, "    queue: {timeout: 1h}\n    timeouts: {response: 1h}\n", "")
+	first, second := v.connect(1), v.connect(1)
+	v.say(first, v04)
+	s := f.next(t)
+	s.gets(v04)
+	v.say(second, v04)
+	v.quiet(time.Second)
+	backup.idle(t)
+	v.servers.doubt(v.servers0()[0])
+	b := backup.next(t)
+	b.gets(v04)
+	b.send(text(page))
+	second.expect(text(page))
+	b.release()
+	s.send(text(page))
+	first.expect(text(page))
+	s.release()
 }

@@ -176,10 +176,18 @@ func (g *Gateway) abandonConnects(s *pool.Server) {
 	}
 }
 
-// doubt notes that nothing is heard of a server; on any goroutine, as onRelief.
+// doubt notes that nothing is heard of a server; on any goroutine, as onRelief. Who waits for it rather than for others may have these now.
 func (m *servers) doubt(s *pool.Server) {
-	if s.Health.Doubt() && s.Health.Usable(-1) {
+	if !s.Health.Doubt() {
+		return
+	}
+	if s.Health.Usable(-1) {
 		m.gw.log.Info("nothing is heard of a server: others are preferred", "server", s.Name)
+	}
+	for _, p := range m.gw.table.Load().pools {
+		if p.has(s) {
+			m.gw.offerAll(p)
+		}
 	}
 }
 

@@ -421,6 +421,12 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 		}
 		return 0
 	})
+	each("server_doubted", "gauge", func(s *pool.Server) float64 {
+		if s.Health.Doubted() {
+			return 1
+		}
+		return 0
+	})
 	w.family("ejections_total", "counter")
 	for _, p := range t.pools {
 		for _, s := range p.servers {
@@ -461,12 +467,6 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 	w.series("checks_total", float64(g.metrics.checks.OK.Load()), "result", "ok")
 	w.series("checks_total", float64(g.metrics.checks.Failed.Load()), "result", "failed")
 	w.series("checks_total", float64(g.metrics.checks.Skipped.Load()), "result", "skipped")
-	probes := &g.metrics.checks.Probes
-	w.family("probes_total", "counter")
-	w.series("probes_total", float64(probes.OK.Load()), "result", "ok")
-	w.series("probes_total", float64(probes.Failed.Load()), "result", "failed")
-	w.series("probes_total", float64(probes.Full.Load()), "result", "full")
-	w.series("probes_total", float64(probes.Skipped.Load()), "result", "skipped")
 	g.writeNames(w)
 }
 

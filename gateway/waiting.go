@@ -126,7 +126,8 @@ func (t *transaction) onGrant(s *pool.Server, conn pool.Conn) {
 	l := t.s.loop
 	c, _ := conn.(*serverConn)
 	mine := t.waiting && !t.pool.table.queue.Has(&t.waiter) // otherwise it was for an earlier request, and this one's turn is still to come
-	fits := mine && t.pool.table.waitsFor(s, t.need(), t.tried, l.now)
+	i := t.pool.table.index(s)
+	fits := mine && t.pool.table.waitsFor(s, t.need(), t.tried, l.now) && !t.silent.has(i)
 	if !fits {
 		if c != nil {
 			c.discard()
@@ -138,7 +139,6 @@ func (t *transaction) onGrant(s *pool.Server, conn pool.Conn) {
 		}
 	}
 	t.endWait()
-	i := t.pool.table.index(s)
 	switch {
 	case !fits:
 		t.next()

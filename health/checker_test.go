@@ -112,6 +112,42 @@ func TestCheckerStaysDown(t *testing.T) {
 	})
 }
 
+// Every check has a number and is told of, and while it runs it is known whether anybody has heard of the server.
+func TestCheckerTellsOfChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type told struct {
+			number      uint64
+			ok, unheard bool
+		}
+		var got []told
+		f := &fakeServer{answer: script(ok200, hang, hang, busy503)}
+		cfg := f.config("/a")
+		cfg.Status = new(Status)
+		cfg.OnCheck = func(number uint64, ok bool) {
+			got = append(got, told{number, ok, cfg.Status.Unheard()})
+			cfg.Status.Heard(1)
+		}
+		began := time.Now()
+		start(t, cfg)
+		at(began, 5500*ms)
+		if !cfg.Status.Unheard() {
+			t.Error("heard of a server that does not answer a check")
+		}
+		at(began, 9*time.Second) // in the middle of the next one
+		cfg.Status.Answered(1)
+		at(began, 12*time.Second)
+		want := []told{{1, true, true}, {2, false, true}, {3, false, false}, {4, true, true}}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("told %v, want %v", got, want)
+		}
+		f.setRefuse(syscall.EMFILE)
+		at(began, 30*time.Second)
+		if len(got) != len(want) {
+			t.Errorf("told of checks that were not made: %v", got)
+		}
+	})
+}
+
 // What this machine lacks for a check is counted apart and says nothing about the server, however long it lasts.
 func TestCheckerOwnFault(t *testing.T) {
 	for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
@@ -192,10 +228,10 @@ func TestCheckerStatus(t *testing.T) {
 			t.Errorf("%d checks ok, %d failed, want 3 and 3", ok, failed)
 		}
 
-		want := `level=INFO msg="server is up" server=192.0.2.1:1344 from=checking to=up reason="checks succeed" successes=1 since=2000-01-01T00:00:00.000Z
+		want := `level=INFO msg="server is up" server=192.0.2.1:1344 from=checking to=up reason="checks succeed"
 level=WARN msg="server does not know path: not used for it" server=192.0.2.1:1344 path=/b status=404
 level=INFO msg="server knows path: used for it again" server=192.0.2.1:1344 path=/b
-level=WARN msg="server is down" server=192.0.2.1:1344 from=up to=down reason="OPTIONS /a: no answer within 2s" failures=3 since=2000-01-01T00:00:17.000Z
+level=WARN msg="server is down" server=192.0.2.1:1344 from=up to=down reason="OPTIONS /a: no answer within 2s"
 `
 		if got := log.String(); got != want {
 			t.Errorf("log is\n%swant\n%s", got, want)

@@ -1,7 +1,5 @@
 package health
 
-import "time"
-
 // outcome is what one check says of the server as a whole.
 type outcome uint8
 
@@ -12,27 +10,23 @@ const (
 	none // no verdict: the question was never asked, for want of a descriptor or memory on this side
 )
 
-// machine counts outcomes in a row, of checks or of probes. It is plain memory: no clock, no goroutine.
+// machine counts outcomes in a row. It is plain memory: no clock, no goroutine.
 type machine struct {
 	rise, fall int // outcomes in a row that bring a server up and down; 1 or more
 	state      State
 	run        int // outcomes in a row that speak against state
-
-	decided int       // outcomes in a row that brought state about
-	since   time.Time // of the first of the run, or of decided
 }
 
-// step takes the outcome of a check that has ended now, and returns the state after it.
-func (m *machine) step(o outcome, now time.Time) State {
+// step takes the outcome of a check and returns the state after it.
+func (m *machine) step(o outcome) State {
 	switch {
 	case o == none:
 	case m.state != Down && o == bad:
-		m.count(m.fall, Down, now)
+		m.count(m.fall, Down)
 	case m.state == Checking && o == good:
-		m.run = 0 // of failures
-		m.count(1, Up, now)
+		m.count(1, Up)
 	case m.state == Down && o == good:
-		m.count(m.rise, Up, now)
+		m.count(m.rise, Up)
 	default:
 		m.run = 0
 	}
@@ -40,12 +34,9 @@ func (m *machine) step(o outcome, now time.Time) State {
 }
 
 // count counts an outcome against the state; after enough in a row the state becomes to.
-func (m *machine) count(enough int, to State, now time.Time) {
-	if m.run == 0 {
-		m.since = now
-	}
+func (m *machine) count(enough int, to State) {
 	if m.run++; m.run >= enough {
-		m.state, m.run, m.decided = to, 0, m.run
+		m.state, m.run = to, 0
 	}
 }
 
@@ -53,4 +44,4 @@ func (m *machine) count(enough int, to State, now time.Time) {
 func (m *machine) changing() bool { return m.state == Checking || m.run > 0 }
 
 // reset forgets all that the checks have said.
-func (m *machine) reset() { m.state, m.run, m.decided = Checking, 0, 0 }
+func (m *machine) reset() { m.state, m.run = Checking, 0 }

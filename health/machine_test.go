@@ -1,9 +1,6 @@
 package health
 
-import (
-	"testing"
-	"time"
-)
+import "testing"
 
 // Each letter of outcomes is a check: g good, b bad, f full, n none. Each letter of want is the state after it: c checking, u up, d down;
 // a capital letter says that the state is about to change.
@@ -13,7 +10,7 @@ func TestMachine(t *testing.T) {
 		m := machine{rise: rise, fall: fall}
 		got := make([]byte, len(outcomes))
 		for i, letter := range outcomes {
-			got[i] = "cud"[m.step(map[rune]outcome{'g': good, 'b': bad, 'f': full, 'n': none}[letter], time.Time{})]
+			got[i] = "cud"[m.step(map[rune]outcome{'g': good, 'b': bad, 'f': full, 'n': none}[letter])]
 			if m.changing() {
 				got[i] ^= 'a' ^ 'A'
 			}
@@ -47,9 +44,9 @@ func TestMachine(t *testing.T) {
 
 func TestMachineReset(t *testing.T) {
 	m := machine{rise: 2, fall: 2, state: Down}
-	m.step(good, time.Time{})
+	m.step(good)
 	m.reset()
-	if m.step(bad, time.Time{}) != Checking || m.step(bad, time.Time{}) != Down {
+	if m.step(bad) != Checking || m.step(bad) != Down {
 		t.Error("a machine that was reset does not begin as checking")
 	}
 }
