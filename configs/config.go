@@ -142,9 +142,33 @@ type Retry struct {
 type Health struct {
 	Interval Duration `yaml:"interval"`
 	Timeout  Duration `yaml:"timeout"`
-	Rise     int      `yaml:"rise"` // good checks in a row until a server is up
-	Fall     int      `yaml:"fall"` // bad checks in a row until it is down
-	Path     string   `yaml:"path"` // "": the exact paths routed to the pool
+	Rise     int      `yaml:"rise"`  // good checks in a row until a server is up
+	Fall     int      `yaml:"fall"`  // bad checks in a row until it is down
+	Path     string   `yaml:"path"`  // "": the exact paths routed to the pool
+	Probe    *Probe   `yaml:"probe"` // nil: none
+}
+
+// Probe is a REQMOD of our own with content that has to be judged as expected, or the server is not used.
+type Probe struct {
+	Path        string      `yaml:"path"`         // at the servers
+	Body        string      `yaml:"body"`         // content; "": that of BodyFile
+	BodyFile    string      `yaml:"body_file"`    // "": Body
+	Filename    string      `yaml:"filename"`     // as which the content is uploaded in a form; "": it is the body of the POST itself
+	ContentType string      `yaml:"content_type"` // of the content
+	URL         string      `yaml:"url"`          // of the POST
+	Fields      Pairs       `yaml:"fields"`       // X- fields of the ICAP head
+	Interval    Duration    `yaml:"interval"`     // between two probes while they are good
+	Timeout     Duration    `yaml:"timeout"`      // connect and answer
+	Rise        int         `yaml:"rise"`         // good probes in a row until a server is up
+	Fall        int         `yaml:"fall"`         // bad probes in a row until it is down
+	Expect      Expectation `yaml:"expect"`
+}
+
+// Expectation is what the answer to a probe has to be like; all that is given has to hold.
+type Expectation struct {
+	Status int    `yaml:"status"` // of ICAP; 0: any
+	Header string `yaml:"header"` // regular expression, upper and lower case alike, for a line of the ICAP head or an encapsulated one; "": any
+	Body   string `yaml:"body"`   // regular expression for the body; "": any
 }
 
 // DNS says how names of servers, and of connection_share, are looked up.

@@ -70,6 +70,14 @@ func DefaultService() Service {
 	return Service{Path: "*", OnUnavailable: "reject", OnError: "reject", OnTimeout: "reject", Duplicates: "accept"}
 }
 
+// DefaultProbe returns a probe that lacks its path, its content and what is expected.
+func DefaultProbe() Probe {
+	return Probe{
+		ContentType: "text/plain", URL: "http://probe.icapgate.invalid/",
+		Interval: seconds(60), Timeout: seconds(10), Rise: 1, Fall: 2,
+	}
+}
+
 // DefaultServer returns a server that lacks only its address.
 func DefaultServer() Server { return Server{Weight: 1} }
 
@@ -81,6 +89,7 @@ func (l *Listener) setDefaults()    { *l = DefaultListener() }
 func (t *ListenerTLS) setDefaults() { t.MinVersion = "1.2" }
 func (s *Service) setDefaults()     { *s = DefaultService() }
 func (p *Pool) setDefaults()        { *p = DefaultPool(); p.PanicThreshold = derived }
+func (p *Probe) setDefaults()       { *p = DefaultProbe() }
 func (s *Server) setDefaults()      { *s = DefaultServer() }
 
 // complete fills in what follows from other values. It leaves what it cannot understand to validate.
@@ -160,6 +169,9 @@ func (c *Config) completePools(dir string) {
 		}
 		if p.Name == "" && len(c.Pools) == 1 {
 			p.Name = DefaultPoolName
+		}
+		if p.Health.Probe != nil {
+			within(dir, &p.Health.Probe.BodyFile)
 		}
 		port := PortICAP
 		if p.TLS != nil {

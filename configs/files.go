@@ -35,6 +35,9 @@ func (c *Config) CheckFiles(now time.Time) (faults, warnings Faults) {
 		}
 	}
 	for i := range c.Pools {
+		if p := c.Pools[i].Health.Probe; p != nil && p.BodyFile != "" {
+			f.content(fmt.Sprintf("pools[%d].health.probe.body_file", i), p)
+		}
 		t := c.Pools[i].TLS
 		if t == nil {
 			continue
@@ -118,6 +121,38 @@ func (f *files) dates(key, name string, pair tls.Certificate) {
 func (f *files) authorities(key, name string) {
 	if pem, ok := f.read(key, name); ok && !x509.NewCertPool().AppendCertsFromPEM(pem) {
 		f.faults.add(key, "there is no certificate in %s, needed: those of the CAs, as PEM", name)
+	}
+}
+
+// Content is what the probe sends, be it in the configuration or in a file.
+func (p *Probe) Content() ([]byte, error) {
+	if p.BodyFile == "" {
+		return []byte(p.Body), nil
+	}
+	file, err := os.Open(p.BodyFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %s", p.BodyFile, reason(err))
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxProbe+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("cannot read %s: %s", p.BodyFile, reason(err))
+	case len(data) > maxProbe:
+		return nil, fmt.Errorf("%s is larger than %v", p.BodyFile, Size(maxProbe))
+	case len(data) == 0:
+		return nil, fmt.Errorf("%s is empty, needed: content that the servers have to judge as expected", p.BodyFile)
+	}
+	return data, nil
+}
+
+func (f *files) content(key string, p *Probe) {
+	data, err := p.Content()
+	switch {
+	case err != nil:
+		f.faults.add(key, "%v", err)
+	case p.handsBack(data):
+		f.warnings.add(key, "%s", handedBack)
 	}
 }
 

@@ -39,6 +39,7 @@ func TestCheckFiles(t *testing.T) {
 	write("other.pem", 0o600, other)
 	write("text.pem", 0o600, []byte("hello"))
 	write("large.pem", 0o600, make([]byte, maxPEM+1))
+	write("empty", 0o600, nil)
 
 	now := time.Now()
 	tests := []struct {
@@ -67,6 +68,12 @@ func TestCheckFiles(t *testing.T) {
 		{"ca missing", "cert_file: good.pem", "    tls: {ca_file: none.pem}", now, "pools[0].tls.ca_file: cannot open", ""},
 		{"client", "cert_file: good.pem", "    tls: {cert_file: other.pem}", now, "", ""},
 		{"client without key", "cert_file: good.pem", "    tls: {cert_file: cert.pem}", now, "x.yaml:5: pools[0].tls.cert_file: DIR/cert.pem with the key in", ""},
+		{"probe", "cert_file: good.pem", "    health: {probe: {path: /a, body_file: text.pem, expect: {body: blocked}}}", now, "", ""},
+		{"probe missing", "cert_file: good.pem", "    health: {probe: {path: /a, body_file: none, expect: {status: 200}}}", now, "x.yaml:5: pools[0].health.probe.body_file: cannot open DIR/none: no such file", ""},
+		{"probe folder", "cert_file: good.pem", "    health: {probe: {path: /a, body_file: ., expect: {status: 200}}}", now, "body_file: cannot read DIR: is a directory", ""},
+		{"probe empty", "cert_file: good.pem", "    health: {probe: {path: /a, body_file: empty, expect: {status: 200}}}", now, "body_file: DIR/empty is empty, needed: content", ""},
+		{"probe large", "cert_file: good.pem", "    health: {probe: {path: /a, body_file: large.pem, expect: {status: 200}}}", now, "body_file: DIR/large.pem is larger than 1MiB", ""},
+		{"probe handed back", "cert_file: good.pem", "    health: {probe: {path: /a, body_file: text.pem, expect: {body: hell}}}", now, "", "body_file: expect.body matches the probe's own content"},
 		{"state", "cert_file: good.pem", "state_dir: a/b/c", now, "", ""},
 		{"state is a file", "cert_file: good.pem", "state_dir: good.pem", now, "state_dir: cannot use DIR/good.pem: DIR/good.pem is not a folder", ""},
 		{"state in a file", "cert_file: good.pem", "state_dir: good.pem/a", now, "state_dir: cannot use DIR/good.pem/a: not a directory", ""},

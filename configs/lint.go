@@ -2,6 +2,7 @@ package configs
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -115,6 +116,9 @@ func (l *linter) pool(key string, p *Pool) {
 	}
 
 	l.ejection(key+".ejection", p)
+	if p.Health.Probe != nil {
+		l.probe(key+".health.probe", p.Health.Probe)
+	}
 
 	share := max(1, p.ConnectionShare.Count())
 	weights := 0
@@ -178,4 +182,29 @@ func (l *linter) ejection(key string, p *Pool) {
 	if e.MaxShare > 0.5 {
 		l.add(key+".max_share", "%v: the rest gets the load of all when more than half of the servers are out", e.MaxShare)
 	}
+}
+
+func (l *linter) probe(key string, p *Probe) {
+	if p.Interval < shortProbe {
+		l.add(key+".interval", "%v: each probe of each server may write an incident, and so does that of each gateway; better %v or more, and a policy that leaves out "+
+			"what carries the header X-Icapgate-Probe", p.Interval, shortProbe)
+	}
+	if p.BodyFile == "" && p.handsBack([]byte(p.Body)) {
+		l.add(key+".expect.body", "%s", handedBack)
+	}
+}
+
+// shortProbe is the interval below which probes write more incidents than anybody wants to see.
+var shortProbe = seconds(10)
+
+// handedBack is what is wrong with such a probe.
+const handedBack = "expect.body matches the probe's own content: a server that lets it through and hands it back would pass; better a text of the block page alone"
+
+// handsBack says whether the content itself is what is expected of the body of the answer.
+func (p *Probe) handsBack(content []byte) bool {
+	if p.Expect.Body == "" {
+		return false
+	}
+	pattern, err := regexp.Compile(p.Expect.Body)
+	return err == nil && pattern.Match(content)
 }

@@ -1,9 +1,12 @@
 package configs
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,6 +57,9 @@ const (
 	maxPath        = 8 << 10 // of an ICAP URI
 	maxUnixPath    = 107     // of sockaddr_un
 	maxName        = 64
+	maxProbe       = 1 << 20 // bytes of a probe's content
+	maxFilename    = 255
+	maxFields      = 64
 )
 
 // validator looks for everything that cannot work. What is in files is left to CheckFiles, what is unwise to Lint.
@@ -180,6 +186,9 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 	if p.Health.Path != "" {
 		v.path(key+".health.path", p.Health.Path)
 	}
+	if p.Health.Probe != nil {
+		v.probe(key+".health.probe", p.Health.Probe, p.Name)
+	}
 	v.ejection(key+".ejection", &p.Ejection)
 }
 
@@ -198,6 +207,88 @@ func (v *validator) ejection(key string, e *Ejection) {
 		v.duration(key+".max_time", e.MaxTime, minInterval, maxTimeout)
 	}
 	v.share(key+".max_share", e.MaxShare)
+}
+
+func (v *validator) probe(key string, p *Probe, pool string) {
+	switch leads := func(s Service) bool { return s.Pool == pool && s.leadsTo("REQMOD", p.Path) }; {
+	case p.Path == "":
+		v.add(key+".path", "missing, needed: where the servers get REQMODs, such as /reqmod")
+	case !strings.HasPrefix(p.Path, "/"):
+		v.path(key+".path", p.Path)
+	case len(v.c.Services) > 0 && pool != "" && !slices.ContainsFunc(v.c.Services, leads):
+		v.add(key+".path", "%s: no service leads REQMODs for it to pool %s", quote(p.Path), pool)
+	default:
+		v.path(key+".path", p.Path)
+	}
+	switch {
+	case p.Body == "" && p.BodyFile == "":
+		v.add(key+".body", "missing, needed: content that the servers have to judge as expected, here or in body_file")
+	case p.Body != "" && p.BodyFile != "":
+		v.add(key+".body_file", "is given beside body, allowed: one of them")
+	case len(p.Body) > maxProbe:
+		v.add(key+".body", "has %d bytes, allowed: up to %d", len(p.Body), maxProbe)
+	}
+	if strings.ContainsFunc(p.Filename, func(r rune) bool { return r < ' ' || r == 0x7f || strings.ContainsRune(`"\/`, r) }) || len(p.Filename) > maxFilename {
+		v.add(key+".filename", "%s is no name for an upload, allowed: up to %d bytes without \", \\ and /", quote(p.Filename), maxFilename)
+	}
+	if !contentType.MatchString(p.ContentType) {
+		v.add(key+".content_type", "%s is none, allowed: such as text/plain or application/pdf", quote(p.ContentType))
+	}
+	if u, err := url.Parse(p.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || !printable(p.URL, maxPath) {
+		v.add(key+".url", "%s is no URL of a POST, allowed: such as http://probe.example.com/upload", quote(p.URL))
+	}
+	for i := range v.some(key+".fields", len(p.Fields), maxFields) {
+		switch f := p.Fields[i]; {
+		case !idHeader.MatchString(f.Name) || strings.EqualFold(f.Name, "X-Icapgate-Probe"):
+			v.add(key+".fields", "%s can't be set, allowed: header names that start with X-, but X-Icapgate-Probe", quote(f.Name))
+		case !printable(strings.ReplaceAll(f.Value, " ", ""), maxPath):
+			v.add(key+".fields", "the value of %s has characters that are not allowed in a header, or is too long", f.Name)
+		}
+	}
+	v.duration(key+".interval", p.Interval, Duration(time.Second), maxTimeout)
+	v.duration(key+".timeout", p.Timeout, minTimeout, maxInterval)
+	v.number(key+".rise", p.Rise, 1, maxRiseFall)
+	v.number(key+".fall", p.Fall, 1, maxRiseFall)
+	v.expectation(key+".expect", &p.Expect)
+}
+
+func (v *validator) expectation(key string, e *Expectation) {
+	if *e == (Expectation{}) {
+		v.add(key, "nothing, needed: status, header or body, by which the verdict is known from any other answer")
+	}
+	switch {
+	case e.Status == 503:
+		v.add(key+".status", "503 says that a server is full, which is no verdict; allowed: 200 to 599 without it")
+	case e.Status != 0:
+		v.number(key+".status", e.Status, 200, 599)
+	}
+	for _, pattern := range []struct{ key, text string }{{".header", e.Header}, {".body", e.Body}} {
+		if _, err := regexp.Compile(pattern.text); err != nil {
+			var fault *syntax.Error
+			errors.As(err, &fault)
+			v.add(key+pattern.key, "%s is no regular expression: %s", quote(pattern.text), fault.Code)
+		}
+	}
+}
+
+// printable says whether a text has up to most bytes, all of them visible ASCII.
+func printable(text string, most int) bool {
+	return len(text) <= most && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+}
+
+// leadsTo says whether requests with a method can be routed by s to a path of the servers.
+func (s *Service) leadsTo(method, path string) bool {
+	if len(s.Methods) > 0 && !slices.Contains(s.Methods, method) {
+		return false
+	}
+	at := s.Path
+	if s.Rewrite != "" {
+		at = s.Rewrite
+	}
+	if start, prefix := strings.CutSuffix(at, "*"); prefix {
+		return strings.HasPrefix(path, start)
+	}
+	return at == path
 }
 
 // shareOfConnections checks a number of gateways, or a name that counts them.
@@ -293,6 +384,9 @@ var serverFault = regexp.MustCompile("^5[0-9][0-9]$")
 
 // fieldName are the names of header fields (RFC 9110 5.6.2).
 var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~A-Za-z0-9]{1,64}$")
+
+// contentType are media types with their parameters (RFC 9110 8.3.1), roughly.
+var contentType = regexp.MustCompile(`^[-!#$%&'*+.^_|~A-Za-z0-9]{1,64}/[-!#$%&'*+.^_|~A-Za-z0-9]{1,64}( *; *[-A-Za-z0-9]{1,64}="?[-+.:_A-Za-z0-9]{1,64}"?){0,4}$`)
 
 // idHeader are the names that can carry a transaction id: none that has a meaning in ICAP.
 var idHeader = regexp.MustCompile(`^[Xx]-[A-Za-z0-9-]{1,64}$`)

@@ -144,6 +144,9 @@ func serverStatus(p *poolTable, s *pool.Server, now int64) admin.ServerStatus {
 			}
 		}
 	}
+	if v := s.Health.Probe(); v != nil {
+		st.Probe = &admin.ProbeStatus{Result: v.Result, Error: v.Fault, At: v.At, Seconds: v.Took.Seconds()}
+	}
 	st.ISTagChanges = s.Health.ISTagChanges()
 	for _, o := range s.Health.AllOptions() {
 		if o != nil {

@@ -467,6 +467,12 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 	w.series("checks_total", float64(g.metrics.checks.OK.Load()), "result", "ok")
 	w.series("checks_total", float64(g.metrics.checks.Failed.Load()), "result", "failed")
 	w.series("checks_total", float64(g.metrics.checks.Skipped.Load()), "result", "skipped")
+	probes := &g.metrics.checks.Probes
+	w.family("probes_total", "counter")
+	w.series("probes_total", float64(probes.OK.Load()), "result", "ok")
+	w.series("probes_total", float64(probes.Failed.Load()), "result", "failed")
+	w.series("probes_total", float64(probes.Full.Load()), "result", "full")
+	w.series("probes_total", float64(probes.Skipped.Load()), "result", "skipped")
 	g.writeNames(w)
 }
 

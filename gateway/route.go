@@ -123,6 +123,8 @@ func newRoutes(cfg *configs.Config, pools []*poolTable) []*route {
 	for _, p := range pools {
 		if p.cfg.Health.Path != "" {
 			p.paths, p.methods = []string{p.cfg.Health.Path}, nil
+		} else if p.probe != nil { // a prefix may lead there, and now the path is known
+			p.addPath(p.probe.Path, [icap.NumMethods]bool{})
 		}
 	}
 	return routes

@@ -67,7 +67,11 @@ func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 			return nil, fmt.Errorf("pool %s: %w", c.Name, err)
 		}
 		p := &poolTable{name: c.Name, cfg: c, tls: tlsConfig, retryOn: newCauses(c.Retry.On)}
-		if was := old.pool(c.Name); was != nil && reflect.DeepEqual(was.cfg.TLS, c.TLS) {
+		was := old.pool(c.Name)
+		if p.probe, err = newProbe(p, was); err != nil {
+			return nil, err
+		}
+		if was != nil && reflect.DeepEqual(was.cfg.TLS, c.TLS) {
 			p.servers, p.queue, p.budget, p.ejector = was.servers, was.queue, was.budget, was.ejector
 			if was.cfg.Retry.Budget != c.Retry.Budget {
 				p.budget = nil
@@ -155,7 +159,7 @@ func (m *servers) check(p *poolTable, list []*pool.Server) {
 		ended := make(chan struct{})
 		m.running[s] = &checking{cancel, ended}
 		c := health.NewChecker(health.CheckConfig{
-			Address: s.Name, Authority: s.Authority, Paths: p.paths, Methods: p.methods, OtherPaths: p.otherPaths, TLS: p.tls,
+			Address: s.Name, Authority: s.Authority, Paths: p.paths, Methods: p.methods, OtherPaths: p.otherPaths, Probe: p.probe, TLS: p.tls,
 			Interval: time.Duration(p.cfg.Health.Interval), Timeout: time.Duration(p.cfg.Health.Timeout),
 			Rise: p.cfg.Health.Rise, Fall: p.cfg.Health.Fall, Group: group, Status: s.Health, Stats: &m.gw.metrics.checks,
 			OnCheck: m.onCheck(p, s), OnMaxConnections: m.onMaxConnections(s), Logger: m.gw.log.With("pool", p.name),

@@ -30,6 +30,7 @@ type poolTable struct {
 	ejector *health.Ejector         // likewise
 	paths   []string                // what the checks ask for
 	methods [][icap.NumMethods]bool // by path: what is routed there
+	probe   *health.Probe           // nil: none
 	hash    *hashing                // nil: balance is not hash
 	tiers   []uint8                 // parallel to servers
 	levels  []uint8                 // the tiers that there are, ascending

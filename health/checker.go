@@ -32,6 +32,8 @@ type CheckConfig struct {
 	// is then still of use. Otherwise 404 for all of them is a failed check.
 	OtherPaths bool
 
+	Probe *Probe // nil: none
+
 	TLS *tls.Config // nil: plain. Without ServerName the host of Authority is verified
 
 	Interval time.Duration // 1 s, if that is shorter, while a verdict is near; 0: 5 s
@@ -57,15 +59,20 @@ type Stats struct {
 	OK      atomic.Uint64 // the server answered and was good, or full
 	Failed  atomic.Uint64
 	Skipped atomic.Uint64 // not asked: this machine lacked a descriptor or memory
+	Probes  ProbeStats
 }
 
 // Checker checks one server.
 type Checker struct {
-	cfg     CheckConfig // static
-	status  *Status
-	wake    chan struct{} // holds a token when a check has been asked for
-	machine machine       // owned by Run
-	said    said          // owned by Run
+	cfg    CheckConfig // static
+	status *Status
+	wake   chan struct{} // holds a token when a check has been asked for
+
+	// Owned by Run.
+	machine machine // of the checks
+	answers bool    // the latest check was good
+	said    said
+	proof   proof
 }
 
 // NewChecker makes a Checker. It carries on from what cfg.Status knows; only one Checker may run on a Status at a time.
@@ -93,12 +100,14 @@ func NewChecker(cfg CheckConfig) *Checker {
 		cfg.TLS = cfg.TLS.Clone()
 		cfg.TLS.ServerName = host(cfg.Authority)
 	}
-	return &Checker{
+	c := &Checker{
 		cfg:     cfg,
 		status:  cfg.Status,
 		wake:    make(chan struct{}, 1),
 		machine: machine{rise: cfg.Rise, fall: cfg.Fall, state: cfg.Status.State()},
 	}
+	c.proof.init(c)
+	return c
 }
 
 // orDefault returns v, or def where v is not set.
@@ -144,7 +153,8 @@ func (c *Checker) Run(ctx context.Context) {
 	}
 	c.status.setMissing(nil) // of other paths than this Checker's
 	c.recall()
-	var latest time.Time // end of the latest check
+	c.proof.begin()
+	var latest, next time.Time // end of the latest check, and when the next one is due
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -153,18 +163,28 @@ func (c *Checker) Run(ctx context.Context) {
 			return
 		case <-c.wake:
 			if wait := expediteGap - time.Since(latest); wait > 0 {
+				next = time.Now().Add(wait)
 				timer.Reset(wait)
 				continue
 			}
+			next = time.Now()
 		case <-timer.C:
 		}
 		if c.status.Admin() == Maintenance {
 			c.forget()
-		} else {
-			c.check(ctx)
-			latest = time.Now()
 		}
-		timer.Reset(c.pause())
+		if !time.Now().Before(next) {
+			if c.status.Admin() != Maintenance {
+				c.check(ctx)
+				latest = time.Now()
+			}
+			next = time.Now().Add(c.pause())
+		}
+		// One after the other: check and probe together never have more than one connection to the server.
+		if c.proof.isDue(time.Now()) {
+			c.proof.probe(ctx)
+		}
+		timer.Reset(time.Until(c.proof.orDue(next)))
 	}
 }
 
@@ -174,6 +194,11 @@ func (c *Checker) pause() time.Duration {
 	if c.machine.changing() || c.machine.state == Down && time.Since(c.status.Since()) < restartTime {
 		interval = min(interval, changingInterval)
 	}
+	return c.vary(interval)
+}
+
+// vary makes the Checkers of many servers and gateways drift apart.
+func (c *Checker) vary(interval time.Duration) time.Duration {
 	return time.Duration(float64(interval) * (1 + jitter*(2*c.cfg.Random()-1)))
 }
 
@@ -196,21 +221,42 @@ func (c *Checker) check(ctx context.Context) {
 	if c.cfg.OnCheck != nil && rep.outcome != none {
 		c.cfg.OnCheck(number, rep.outcome != bad)
 	}
-	c.status.latest.Store(&verdict{fault: rep.fault, unreachable: rep.unreachable, took: time.Since(began)})
 	c.setMissing(rep.missing)
 	c.learn(r.options, time.Now())
-	c.setState(c.machine.step(rep.outcome), rep.fault)
+	c.machine.step(rep.outcome, time.Now())
+	c.answers = rep.outcome == good
+	c.proof.onCheck()
+	c.status.latest.Store(&verdict{fault: rep.fault, unreachable: rep.unreachable, took: time.Since(began)})
+	c.publish(rep.fault)
 }
 
 // forget makes a server in maintenance one of which nothing is known.
 func (c *Checker) forget() {
 	c.machine.reset()
+	c.answers = false
+	c.proof.forget()
 	c.setState(Checking, "in maintenance")
 	c.status.setMissing(nil)
 }
 
-// setState publishes the state. The log has one line per change.
-func (c *Checker) setState(to State, reason string) {
+// publish puts together what checks and probes say, after one of them; fault is what was wrong with it.
+func (c *Checker) publish(fault string) {
+	checks, probes := &c.machine, &c.proof.machine
+	switch {
+	case checks.state == Down:
+		c.setState(Down, fault, "failures", checks.decided, "since", checks.since)
+	case c.cfg.Probe == nil && checks.state == Up:
+		c.setState(Up, "checks succeed", "successes", checks.decided, "since", checks.since)
+	case c.cfg.Probe == nil || checks.state == Checking || probes.state == Checking: // a server that was down stays so until it has proved that it scans
+	case probes.state == Down:
+		c.setState(Down, "probe: "+fault, "failures", probes.decided, "since", probes.since)
+	default:
+		c.setState(Up, "checks and probes succeed", "successes", probes.decided, "since", probes.since)
+	}
+}
+
+// setState publishes the state. The log has one line per change, with counts that explain it.
+func (c *Checker) setState(to State, reason string, counts ...any) {
 	from := c.status.State()
 	if from == to {
 		return
@@ -223,11 +269,8 @@ func (c *Checker) setState(to State, reason string) {
 	if to == Down {
 		level = slog.LevelWarn
 	}
-	if to == Up {
-		reason = "checks succeed"
-	}
 	c.cfg.Logger.Log(context.Background(), level, "server is "+to.String(),
-		"server", c.cfg.Address, "from", from.String(), "to", to.String(), "reason", reason)
+		append([]any{"server", c.cfg.Address, "from", from.String(), "to", to.String(), "reason", reason}, counts...)...)
 }
 
 // setMissing publishes which paths are missing, nil: not known, all stays as it is. A path that nobody serves is most often a fault in a

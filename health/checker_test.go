@@ -228,10 +228,10 @@ func TestCheckerStatus(t *testing.T) {
 			t.Errorf("%d checks ok, %d failed, want 3 and 3", ok, failed)
 		}
 
-		want := `level=INFO msg="server is up" server=192.0.2.1:1344 from=checking to=up reason="checks succeed"
+		want := `level=INFO msg="server is up" server=192.0.2.1:1344 from=checking to=up reason="checks succeed" successes=1 since=2000-01-01T00:00:00.000Z
 level=WARN msg="server does not know path: not used for it" server=192.0.2.1:1344 path=/b status=404
 level=INFO msg="server knows path: used for it again" server=192.0.2.1:1344 path=/b
-level=WARN msg="server is down" server=192.0.2.1:1344 from=up to=down reason="OPTIONS /a: no answer within 2s"
+level=WARN msg="server is down" server=192.0.2.1:1344 from=up to=down reason="OPTIONS /a: no answer within 2s" failures=3 since=2000-01-01T00:00:17.000Z
 `
 		if got := log.String(); got != want {
 			t.Errorf("log is\n%swant\n%s", got, want)

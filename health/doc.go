@@ -24,10 +24,13 @@
 //	any        drain, maintenance  any     any       no
 //	any        any                 any     yes       no, but see Status.UsableButEjected
 //
+// With a Probe, a success is one of the checks and one of the probes, which have a rise and fall of their own; failures of either take a
+// server down.
+//
 // A usable server is still not used for a path that it has answered with 404, as long as it does; see Status.Usable. One that does not name
 // a method that is routed to a path is the last to be used for it; see Status.Lacks.
 //
-// Who does what: a Checker is one goroutine per server. It asks (round.go, answer.go), judges the answers by rise and fall (machine.go),
+// Who does what: a Checker is one goroutine per server. It asks (round.go, probe.go, answer.go), judges the answers by rise and fall (machine.go),
 // keeps what the server says of itself (options.go), says what is wrong in words that help (fault.go), logs changes, and writes the
 // server's Status. Loops read the Status without a lock at every pick, and call Checker.Expedite when they see a connection fail, so
 // that the next check comes at once. A Group holds the servers of one pool together for the grace, an Ejector for ejections

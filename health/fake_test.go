@@ -12,8 +12,10 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -25,9 +27,10 @@ const (
 )
 
 const (
-	ok200   = "ICAP/1.0 200 OK\r\nISTag: \"t\"\r\nMax-Connections: 16\r\nEncapsulated: null-body=0\r\n\r\n"
-	gone404 = "ICAP/1.0 404 ICAP Service not found\r\n\r\n"
-	busy503 = "ICAP/1.0 503 Service overloaded\r\n\r\n"
+	ok200       = "ICAP/1.0 200 OK\r\nISTag: \"t\"\r\nMax-Connections: 16\r\nEncapsulated: null-body=0\r\n\r\n"
+	gone404     = "ICAP/1.0 404 ICAP Service not found\r\n\r\n"
+	continue100 = "ICAP/1.0 100 Continue\r\n\r\n"
+	busy503     = "ICAP/1.0 503 Service overloaded\r\n\r\n"
 )
 
 // fakeServer is a scripted server behind CheckConfig.Dial.
@@ -35,9 +38,12 @@ type fakeServer struct {
 	answer func(request string) string // by path of the request or by whatever the test counts; called under mu
 	accept func(net.Conn) net.Conn     // wraps a connection on the server's side; nil: as it is
 
+	held atomic.Int32 // connections that the Checker has not closed
+	peak atomic.Int32 // most of them at a time
+
 	mu       sync.Mutex
 	refuse   error
-	requests []string    // heads as received
+	requests []string    // as received; one with a preview is there twice if the server has asked for the rest
 	dials    []time.Time // one per connection
 	open     int         // connections now
 }
@@ -51,8 +57,23 @@ func (f *fakeServer) dial(ctx context.Context, network, address string) (net.Con
 	}
 	client, server := net.Pipe()
 	f.open++
+	if n := f.held.Add(1); n > f.peak.Load() {
+		f.peak.Store(n)
+	}
 	go f.serve(server)
-	return client, nil
+	return &heldConn{Conn: client, f: f}, nil
+}
+
+// heldConn is a connection until its owner closes it.
+type heldConn struct {
+	net.Conn
+	f    *fakeServer
+	once sync.Once
+}
+
+func (c *heldConn) Close() error {
+	c.once.Do(func() { c.f.held.Add(-1) })
+	return c.Conn.Close()
 }
 
 func (f *fakeServer) serve(conn net.Conn) {
@@ -67,14 +88,21 @@ func (f *fakeServer) serve(conn net.Conn) {
 	}
 	r := bufio.NewReader(conn)
 	for {
-		head, err := readRequest(r)
+		request, err := readRequest(r)
 		if err != nil {
 			return
 		}
-		f.mu.Lock()
-		f.requests = append(f.requests, head)
-		answer := f.answer(head)
-		f.mu.Unlock()
+		answer := f.ask(request)
+		if answer == continue100 {
+			rest := ""
+			if _, err = io.WriteString(conn, answer); err == nil {
+				rest, err = readBody(r)
+			}
+			if err != nil {
+				return
+			}
+			answer = f.ask(request + rest)
+		}
 		say, stay := answer, true
 		for _, end := range []string{drop, hang} {
 			if before, found := strings.CutSuffix(answer, end); found {
@@ -93,16 +121,53 @@ func (f *fakeServer) serve(conn net.Conn) {
 	}
 }
 
+func (f *fakeServer) ask(request string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.requests = append(f.requests, request)
+	return f.answer(request)
+}
+
+// readRequest reads a request whole, or as far as its preview goes.
 func readRequest(r *bufio.Reader) (string, error) {
+	request, err := readHead(r)
+	for _, part := range []func(*bufio.Reader) (string, error){readHead, readBody} {
+		if err != nil || strings.HasPrefix(request, "OPTIONS") {
+			break
+		}
+		var more string
+		more, err = part(r)
+		request += more
+	}
+	return request, err
+}
+
+func readHead(r *bufio.Reader) (string, error) {
 	var head strings.Builder
 	for {
 		line, err := r.ReadString('\n')
 		head.WriteString(line)
-		if err != nil {
+		if err != nil || line == "\r\n" {
 			return head.String(), err
 		}
-		if line == "\r\n" {
-			return head.String(), nil
+	}
+}
+
+// readBody reads chunks up to the last one.
+func readBody(r *bufio.Reader) (string, error) {
+	var body strings.Builder
+	for {
+		line, err := r.ReadString('\n')
+		body.WriteString(line)
+		if err != nil {
+			return body.String(), err
+		}
+		size, err := strconv.ParseInt(strings.TrimRight(strings.TrimSuffix(line, "; ieof\r\n"), "\r\n"), 16, 32)
+		if err != nil {
+			return body.String(), err
+		}
+		if _, err := io.CopyN(&body, r, size+2); err != nil || size == 0 {
+			return body.String(), err
 		}
 	}
 }

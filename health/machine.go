@@ -1,5 +1,7 @@
 package health
 
+import "time"
+
 // outcome is what one check says of the server as a whole.
 type outcome uint8
 
@@ -10,23 +12,27 @@ const (
 	none // no verdict: the question was never asked, for want of a descriptor or memory on this side
 )
 
-// machine counts outcomes in a row. It is plain memory: no clock, no goroutine.
+// machine counts outcomes in a row, of checks or of probes. It is plain memory: no clock, no goroutine.
 type machine struct {
 	rise, fall int // outcomes in a row that bring a server up and down; 1 or more
 	state      State
 	run        int // outcomes in a row that speak against state
+
+	decided int       // outcomes in a row that brought state about
+	since   time.Time // of the first of the run, or of decided
 }
 
-// step takes the outcome of a check and returns the state after it.
-func (m *machine) step(o outcome) State {
+// step takes the outcome of a check that has ended now, and returns the state after it.
+func (m *machine) step(o outcome, now time.Time) State {
 	switch {
 	case o == none:
 	case m.state != Down && o == bad:
-		m.count(m.fall, Down)
+		m.count(m.fall, Down, now)
 	case m.state == Checking && o == good:
-		m.count(1, Up)
+		m.run = 0 // of failures
+		m.count(1, Up, now)
 	case m.state == Down && o == good:
-		m.count(m.rise, Up)
+		m.count(m.rise, Up, now)
 	default:
 		m.run = 0
 	}
@@ -34,9 +40,12 @@ func (m *machine) step(o outcome) State {
 }
 
 // count counts an outcome against the state; after enough in a row the state becomes to.
-func (m *machine) count(enough int, to State) {
+func (m *machine) count(enough int, to State, now time.Time) {
+	if m.run == 0 {
+		m.since = now
+	}
 	if m.run++; m.run >= enough {
-		m.state, m.run = to, 0
+		m.state, m.run, m.decided = to, 0, m.run
 	}
 }
 
@@ -44,4 +53,4 @@ func (m *machine) count(enough int, to State) {
 func (m *machine) changing() bool { return m.state == Checking || m.run > 0 }
 
 // reset forgets all that the checks have said.
-func (m *machine) reset() { m.state, m.run = Checking, 0 }
+func (m *machine) reset() { m.state, m.run, m.decided = Checking, 0, 0 }

@@ -1,6 +1,9 @@
 package health
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // Each letter of outcomes is a check: g good, b bad, f full, n none. Each letter of want is the state after it: c checking, u up, d down;
 // a capital letter says that the state is about to change.
@@ -10,7 +13,7 @@ func TestMachine(t *testing.T) {
 		m := machine{rise: rise, fall: fall}
 		got := make([]byte, len(outcomes))
 		for i, letter := range outcomes {
-			got[i] = "cud"[m.step(map[rune]outcome{'g': good, 'b': bad, 'f': full, 'n': none}[letter])]
+			got[i] = "cud"[m.step(map[rune]outcome{'g': good, 'b': bad, 'f': full, 'n': none}[letter], time.Time{})]
 			if m.changing() {
 				got[i] ^= 'a' ^ 'A'
 			}
@@ -44,9 +47,9 @@ func TestMachine(t *testing.T) {
 
 func TestMachineReset(t *testing.T) {
 	m := machine{rise: 2, fall: 2, state: Down}
-	m.step(good)
+	m.step(good, time.Time{})
 	m.reset()
-	if m.step(bad) != Checking || m.step(bad) != Down {
+	if m.step(bad, time.Time{}) != Checking || m.step(bad, time.Time{}) != Down {
 		t.Error("a machine that was reset does not begin as checking")
 	}
 }

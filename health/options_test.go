@@ -119,7 +119,7 @@ func TestISTag(t *testing.T) {
 		if n := c.Status().ISTagChanges(); n != 9 {
 			t.Errorf("%d changes, want 9", n)
 		}
-		want := `level=INFO msg="server is up" server=192.0.2.1:1344 from=checking to=up reason="checks succeed"
+		want := `level=INFO msg="server is up" server=192.0.2.1:1344 from=checking to=up reason="checks succeed" successes=1 since=2000-01-01T00:00:00.000Z
 level=INFO msg="ISTag has changed" server=192.0.2.1:1344 path=/a from="\"a\"" to="\"b\""
 level=INFO msg="ISTag has changed" server=192.0.2.1:1344 path=/a from="\"b\"" to="\"random0\""
 level=INFO msg="ISTag has changed" server=192.0.2.1:1344 path=/a from="\"random0\"" to="\"random1\""

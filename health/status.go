@@ -50,6 +50,8 @@ type Status struct {
 	istags  atomic.Uint64               // changes of the ISTag
 	since   atomic.Int64                // when State was entered, Unix nanoseconds; 0: never
 	latest  atomic.Pointer[verdict]
+	probe   atomic.Pointer[ProbeVerdict]
+	proving atomic.Bool // it answers checks, and whether it scans is being found out: it gets no grace for that
 	notify  atomic.Pointer[func(usable, cold bool)]
 	traffic traffic // what requests say of it
 }
@@ -118,8 +120,11 @@ func (s *Status) Since() time.Time {
 	return time.Unix(0, ns)
 }
 
-// Checked says whether a check has been completed, whatever its result: the first round is over for this server.
-func (s *Status) Checked() bool { return s.latest.Load() != nil }
+// Checked says whether a check has been completed, whatever its result, and the probe that follows a good one: the first round is over
+// for this server.
+func (s *Status) Checked() bool {
+	return s.latest.Load() != nil && (!s.proving.Load() || s.probe.Load() != nil)
+}
 
 // LastError says what was wrong in the latest check, "" if nothing was.
 func (s *Status) LastError() string {
@@ -163,10 +168,18 @@ func (s *Status) SetState(to State) {
 	s.update(func(word uint32) uint32 { return word&^(stateMask|graceBit) | uint32(to) })
 }
 
-// setGrace gives or takes the grace, which only a server without a verdict can have.
+// setProving says whether the server answers checks and its first probe is still to come to a verdict.
+func (s *Status) setProving(on bool) {
+	s.proving.Store(on)
+	if on {
+		s.setGrace(false)
+	}
+}
+
+// setGrace gives or takes the grace, which only a server without a verdict can have, and none whose verdict is on its way.
 func (s *Status) setGrace(on bool) {
 	s.update(func(word uint32) uint32 {
-		if on && State(word&stateMask) == Checking {
+		if on && State(word&stateMask) == Checking && !s.proving.Load() {
 			return word | graceBit
 		}
 		return word &^ graceBit

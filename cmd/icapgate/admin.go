@@ -263,6 +263,9 @@ func remark(s admin.ServerStatus, now time.Time) string {
 	if s.LastError != "" {
 		remarks = append(remarks, strings.Join(strings.Fields(s.LastError), " "))
 	}
+	if s.Probe != nil && s.Probe.Error != "" {
+		remarks = append(remarks, "probe: "+s.Probe.Error)
+	}
 	if s.SlowStart() {
 		remarks = append(remarks, fmt.Sprintf("slow start: its weight is %.2f", s.Share))
 	}

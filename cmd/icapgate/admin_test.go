@@ -76,6 +76,8 @@ func TestPrintStatus(t *testing.T) {
 	g := &fakeGateway{since: now.Add(-192*time.Second - 5*time.Millisecond)}
 	status := g.Status()
 	status.Draining = true
+	status.Pools[0].Servers[1].MissingMethods = []string{"RESPMOD /c"}
+	status.Pools[0].Servers[1].Probe = &admin.ProbeStatus{Result: "failed", Error: "REQMOD /a: 204 No modifications needed, expected status 200"}
 	status.Limits = admin.LimitsStatus{Connections: 480, MaxConnections: 480, Overloaded: []string{"connections"}}
 	ttl := 30.0
 	status.Pools[0].ConnectionShare, status.Pools[0].Servers[1].From = 1, "srv:_icap._tcp.example.com"
@@ -96,7 +98,7 @@ icaps     icaps://192.0.2.1:11344  12
 Pool dlp, 3 waiting (cap 2, own 1; the first for 1.2s)
 SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  REMARK
 10.0.0.1:1344  up 3m12s  ready  1       2          5            3     99    1234      -
-10.0.0.2:1344  down      drain  2       0          0            0     none  0         of srv:_icap._tcp.example.com; connection refused; does not know /a, /b
+10.0.0.2:1344  down      drain  2       0          0            0     none  0         of srv:_icap._tcp.example.com; connection refused; probe: REQMOD /a: 204 No modifications needed, expected status 200; does not know /a, /b; does not do RESPMOD /c
 
 Pool av, 0 waiting, tiers up to 1 in use, number of gateways not known yet: one connection to each server with a limit
 SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  REMARK

@@ -64,7 +64,8 @@ func newFakeGateway() *fakeGateway {
 				{Address: "192.0.2.1:1344", From: "dlp.test:1344", Authority: "dlp.test:1344", Health: "up", Admin: "ready", Weight: 2, Share: 0.5, InFlight: 4, Connections: 6, Idle: 2, Cap: 16,
 					Requests: 1000, Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CheckSeconds: 0.002,
 					Ejected: true, EjectionReason: "connect", EjectedUntil: time.Date(2026, 1, 2, 3, 5, 5, 0, time.UTC), Ejections: 3},
-				{Address: "192.0.2.2:1344", Health: "down", Admin: "drain", Weight: 1, LastError: "<b>no answer</b> within 2s", MissingPaths: []string{"/scan"}},
+				{Address: "192.0.2.2:1344", Health: "down", Admin: "drain", Weight: 1, LastError: "<b>no answer</b> within 2s", MissingPaths: []string{"/scan"},
+					MissingMethods: []string{"RESPMOD /echo"}, Probe: &ProbeStatus{Result: "failed", Error: "REQMOD /r: <204>", At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Seconds: 0.5}},
 			}},
 			{Name: "av", ConnectionShare: 1, Servers: []ServerStatus{{Address: "192.0.2.2:1344", Health: "checking", Admin: "ready"}}},
 		},
@@ -186,7 +187,7 @@ func TestPage(t *testing.T) {
 		t.Fatalf("%d, %q", w.Code, w.Header().Get("Content-Type"))
 	}
 	for _, want := range []string{"1.2.3", "1h2m", "icaps", ":11344", "Pool dlp", "3 waiting", "192.0.2.1:1344",
-		`class="down">down`, "&lt;b&gt;no answer&lt;/b&gt; within 2s", "not used for /scan",
+		`class="down">down`, "&lt;b&gt;no answer&lt;/b&gt; within 2s", "probe: REQMOD /r: &lt;204&gt;", "not used for /scan", "does not do RESPMOD /echo",
 		"limits shared by 3 gateways", "of dlp.test:1344", "30 s", "SERVFAIL"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not show %q", want)

@@ -78,12 +78,21 @@ type ServerStatus struct {
 	MissingMethods []string        `json:"missing_methods,omitempty"` // such as "RESPMOD /scan": routed there, and the server does not name it: not used for these while another server does them
 	Options        []OptionsStatus `json:"options,omitempty"`         // what the server has last said of itself, for each path that it was asked for
 	ISTagChanges   uint64          `json:"istag_changes"`             // how often it has come with another ISTag
+	Probe          *ProbeStatus    `json:"probe,omitempty"`           // the latest one; absent: there was none
 
 	Doubted        bool      `json:"doubted"`                   // nothing is heard of it: others are preferred
 	Ejected        bool      `json:"ejected"`                   // taken out because of the requests that it has failed
 	EjectionReason string    `json:"ejection_reason,omitempty"` // consecutive, share, latency, connect
 	EjectedUntil   time.Time `json:"ejected_until,omitzero"`    // at the earliest, if only a check ends it
 	Ejections      uint64    `json:"ejections"`                 // since the server is known
+}
+
+// ProbeStatus is what the latest probe of a server has come to.
+type ProbeStatus struct {
+	Result  string    `json:"result"` // ok, failed, full (a 503: no verdict) or skipped (not made)
+	Error   string    `json:"error"`  // "": none
+	At      time.Time `json:"at"`
+	Seconds float64   `json:"seconds"` // that it took
 }
 
 // OptionsStatus is a server's answer to OPTIONS.

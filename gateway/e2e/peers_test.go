@@ -29,12 +29,26 @@ func need(t testing.TB, program, debianPackage string) string {
 			return path
 		}
 	}
-	text := fmt.Sprintf("%s is not installed (Debian package %s)", program, debianPackage)
+	missing(t, program, debianPackage)
+	return ""
+}
+
+// needModule is need for a service of c-icap.
+func needModule(t testing.TB, module, debianPackage string) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(cicapModules(t), module)); err != nil {
+		missing(t, module, debianPackage)
+	}
+}
+
+// missing ends a test that can't do without something.
+func missing(t testing.TB, what, debianPackage string) {
+	t.Helper()
+	text := fmt.Sprintf("%s is not installed (Debian package %s)", what, debianPackage)
 	if os.Getenv("ICAPGATE_REQUIRE_PEERS") == "1" {
 		t.Fatal(text + " and ICAPGATE_REQUIRE_PEERS=1 is set")
 	}
 	t.Skip(text + "; ICAPGATE_REQUIRE_PEERS=1 makes this a failure")
-	return ""
 }
 
 // eventually waits for a condition that another goroutine or process brings about.
