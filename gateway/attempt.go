@@ -267,6 +267,9 @@ func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bo
 	if f != failOverloaded && f != failSpill {
 		server.Expedite()
 	}
+	if !t.answered {
+		t.follow()
+	}
 	switch {
 	case t.responseDone: // only the rest of the request has nowhere to go
 		t.discard = true
@@ -296,6 +299,7 @@ func (t *transaction) onServerFault(status int) bool {
 	if isFull(status) {
 		f = failFull
 	}
+	t.follow()
 	t.mayHaveAll = t.route.onlyOnce && c.mayHaveAll()
 	if t.pool.table.retryOn.status(status) && t.retryable(f, c.reused, true) {
 		c.shut(reasonNotReusable)

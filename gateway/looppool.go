@@ -96,8 +96,8 @@ func dropIdle(h *shard, r closeReason) {
 	}
 }
 
-// rerouteWaiting has the requests that wait for a connection follow the table in force: it may have servers that can take them. Nothing of them has been
-// sent that another server could not get. Those whose service is gone wait on.
+// rerouteWaiting has the requests that wait for a connection follow the table in force: it may have servers that can take them. Those whose service is
+// gone wait on.
 func (l *loop) rerouteWaiting() {
 	var waiting []*transaction
 	for s := range l.sessions {
@@ -107,14 +107,47 @@ func (l *loop) rerouteWaiting() {
 	}
 	slices.SortFunc(waiting, func(a, b *transaction) int { return cmp.Compare(a.queuedAt, b.queuedAt) })
 	for _, t := range waiting {
-		path, _, _ := bytes.Cut(t.held.B[:t.targetEnd], []byte("?"))
-		if r, _ := l.table.match(t.s.entrance, path, t.method); r != nil {
+		if r := t.routeInForce(); r != nil {
 			t.leaveQueue()
-			t.route, t.pool, t.tried, t.silent = r, l.poolFor(r.pool), bitset{}, bitset{}
-			t.setKey(t.reparse())
+			t.reroute(r)
 			l.guard(&t.s.conn, t.next)
 		}
 	}
+}
+
+// follow has a request whose attempt has failed go on by the table in force, if its service is still there: the servers of its beginning may be gone.
+func (t *transaction) follow() {
+	if t.held == nil || t.s.loop.pools[t.pool.table] != nil {
+		return
+	}
+	if r := t.routeInForce(); r != nil {
+		t.reroute(r)
+	}
+}
+
+// routeInForce is the route that a held request would have if it came now, nil: none.
+func (t *transaction) routeInForce() *route {
+	path, _, _ := bytes.Cut(t.held.B[:t.targetEnd], []byte("?"))
+	r, _ := t.s.loop.table.match(t.s.entrance, path, t.method)
+	return r
+}
+
+// reroute puts a route of the table in force in the place of the request's own. What is held could go to any server.
+func (t *transaction) reroute(r *route) {
+	was := t.pool.table
+	t.route, t.pool = r, t.s.loop.poolFor(r.pool)
+	t.tried, t.silent = r.pool.places(was, t.tried), r.pool.places(was, t.silent)
+	t.setKey(t.reparse())
+}
+
+// places are those servers in p that have some places in was.
+func (p *poolTable) places(was *poolTable, of bitset) (set bitset) {
+	for k, s := range was.servers {
+		if of.has(k) && p.has(s) {
+			set.set(p.index(s))
+		}
+	}
+	return set
 }
 
 func (l *loop) poolFor(p *poolTable) *loopPool { return l.pools[p] }

@@ -590,3 +590,34 @@ func TestHostsFileOfTheMachine(t *testing.T) {
 		t.Errorf("%v", a)
 	}
 }
+
+// A request whose server has gone from DNS and then fails goes on to the servers that there are now, not to those of its beginning.
+func TestRetryAfterChange(t *testing.T) {
+	for _, hosts := range [][]string{{"127.0.0.2"}, {"127.0.0.2", "127.0.0.1"}} {
+		t.Run(strings.Join(hosts, " "), func(t *testing.T) {
+			d := startDNS(t, 2, `["dlp.test:PORT"]`, quiet, hour, "dlp.test. 0 A 127.0.0.1")
+			d.ready()
+			c := d.dial(1)
+			c.send(text(v04))
+			first := d.fakes[0].next(t)
+			first.head()
+			first.expect(text(G))
+			var records []string
+			for _, h := range hosts {
+				records = append(records, "dlp.test. 0 A "+h)
+			}
+			d.set(records...)
+			d.look()
+			d.ready()
+			first.Close()
+			first.release()
+
+			second := d.fakes[1].next(t)
+			second.head()
+			second.expect(text(G))
+			second.send(text(page))
+			c.expect(text(page))
+			second.release()
+		})
+	}
+}
