@@ -173,7 +173,8 @@ func optionsStatus(o *health.Options) admin.OptionsStatus {
 }
 
 // Ready says why the gateway does not take requests, nil if it does: it accepts, it is not draining, and every server has been checked
-// once. With a pool name, that pool has to have a usable server, too.
+// once. Servers that come later need not be: DNS tells all gateways of them at the same time, and one by one they can be taken without being
+// ready, but not all together. With a pool name, that pool has to have a usable server, too.
 //
 // One that is overloaded is ready, as Envoy and HAProxy have it: it serves the clients that it has. To take it out would send what it
 // refuses, and in Kubernetes all that is new, to the others, which are as full most often, until none is left.
@@ -187,7 +188,7 @@ func (g *Gateway) Ready(name string) error {
 		for _, s := range p.servers {
 			if s.Health.Usable(-1) || s.Health.UsableButEjected(-1) {
 				usable++
-			} else if !s.Health.Checked() && s.Health.Admin() == health.Ready {
+			} else if !g.beenReady.Load() && !s.Health.Checked() && s.Health.Admin() == health.Ready {
 				return fmt.Errorf("server %s of pool %s has not been checked yet", s.Name, p.name)
 			}
 		}
@@ -201,6 +202,7 @@ func (g *Gateway) Ready(name string) error {
 	if name != "" && !found {
 		return fmt.Errorf("no pool %q: %w", name, admin.ErrNotFound)
 	}
+	g.beenReady.Store(true)
 	return nil
 }
 

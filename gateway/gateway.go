@@ -43,6 +43,7 @@ type Gateway struct {
 	config    atomic.Pointer[configs.Config] // in force
 	table     atomic.Pointer[table]
 	draining  atomic.Bool
+	beenReady atomic.Bool   // the first round of checks is over
 	stopping  chan struct{} // closed by Drain or Close: no further accepts
 	stopOnce  sync.Once
 	running   bool // Start has been called

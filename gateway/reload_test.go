@@ -342,3 +342,20 @@ func TestReloadStartsSlowly(t *testing.T) {
 		t.Errorf("shares %v and %v, want 1 and a little more than 0.1", servers[0].Share, servers[1].Share)
 	}
 }
+
+// A server that comes while the gateway runs has not been checked yet: that is no reason to take the gateway out, with all others that hear of the
+// server at the same time.
+func TestReadyWithNewServers(t *testing.T) {
+	_, a := startStub(t, dlpstub.Config{})
+	r := startReloader(t, a)
+	eventually(t, "ready", func() bool { return r.Ready("") == nil })
+	f := startFakeHeld(t)
+	r.set([]string{a, f.address}, "    health: {timeout: 1m}\n")
+	r.reload()
+	if s := r.table.Load().pools[0].servers[1]; s.Health.Checked() {
+		t.Fatal("the new server has been checked")
+	}
+	if err := r.Ready(""); err != nil {
+		t.Errorf("not ready: %v", err)
+	}
+}
