@@ -359,3 +359,39 @@ func TestReadyWithNewServers(t *testing.T) {
 		t.Errorf("not ready: %v", err)
 	}
 }
+
+// A request that waits during a reload which takes decision_timeout back is not late because of it.
+func TestReloadWithoutDecision(t *testing.T) {
+	f := startFake(t)
+	r := startReloader(t, f.address)
+	set := func(service string) {
+		r.set([]string{fmt.Sprintf("{address: %q, max_connections: 1}", f.address)}, "    reserve: 0\n"+quiet+"services: [{path: \"*\", pool: dlp"+service+"}]\n")
+		r.reload()
+	}
+	set(", decision_timeout: 1h")
+	r.ready()
+	first, second := r.dial(0), r.dial(0)
+	first.send(text(v04))
+	side := f.next(t)
+	side.head()
+	side.expect(text(G))
+	second.send(text(v04))
+	eventually(t, "a request in the queue", func() bool { return r.table.Load().pools[0].queue.Depth() == 1 })
+	set("")
+	r.onLoops(func(l *loop) {
+		for s := range l.sessions {
+			if s.tx.waiting {
+				s.tx.onDecision()
+			}
+		}
+	})
+	side.send(text(page))
+	first.expect(text(page))
+	side.release()
+	side = f.next(t)
+	side.head()
+	side.expect(text(G))
+	side.send(text(page))
+	second.expect(text(page))
+	side.release()
+}

@@ -97,7 +97,7 @@ func (t *transaction) setDecision() {
 // onDecision is called when the time for the verdict may be over. It begins when a server could begin: the request is in, or its preview.
 func (t *transaction) onDecision() {
 	l := t.s.loop
-	if !t.active || t.answered {
+	if !t.active || t.answered || t.route.decision == 0 { // it may have got another route since
 		return
 	}
 	began := l.now
