@@ -93,6 +93,7 @@ func (o *balanceOptions) run(ctx context.Context, r *rig) error {
 func (o *balanceOptions) compare(ctx context.Context, r *rig, servers []*server, rate float64) error {
 	r.section("%.0f requests/s, the third server is slow", rate)
 	r.note("%-15s %8s %8s %8s %9s %9s %9s %9s", "policy", "first", "second", "slow", "p50", "p90", "p99", "longest")
+	tellWaits := r.pulse(ctx)
 	p99 := map[string]time.Duration{}
 	for _, policy := range balancer.Names() {
 		if err := r.startGateway(ctx, balanceConfig(servers, policy)); err != nil {
@@ -121,6 +122,7 @@ func (o *balanceOptions) compare(ctx context.Context, r *rig, servers []*server,
 			r.claim(false, "%s0 of %d requests failed: %d", name, res.Requests+res.Failed, res.Failed)
 		}
 	}
+	tellWaits()
 	for _, policy := range []string{"least_inflight", "peak_ewma"} {
 		ratio := float64(p99["round_robin"]) / float64(p99[policy])
 		r.figure(fmt.Sprintf("p99 of round_robin over that of %s", policy), ratio, "")

@@ -140,6 +140,7 @@ func (o *blackholeOptions) try(ctx context.Context, r *rig, fault, stunnel strin
 	r.section("%s: %v, %d clients with connections that stay, 5 new connections per second, each", fault, o.outage, o.live)
 	loading, end := context.WithCancel(ctx)
 	defer end()
+	tellWaits := r.pulse(ctx)
 	var clients sync.WaitGroup
 	for _, c := range contenders {
 		clients.Go(func() { o.clients(loading, r, c) })
@@ -165,6 +166,7 @@ func (o *blackholeOptions) try(ctx context.Context, r *rig, fault, stunnel strin
 	}
 	end()
 	clients.Wait()
+	tellWaits()
 	o.report(r, fault, contenders, began, over)
 	return nil
 }

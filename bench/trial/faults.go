@@ -205,6 +205,7 @@ func (o *faultsOptions) run(ctx context.Context, r *rig) error {
 		servers = append(servers, f)
 	}
 	r.section("one of %d servers fails for %v, %.0f requests/s", faultServers, o.length, o.rate)
+	tellWaits := r.pulse(ctx)
 	var sights []*faultSight
 	for i, c := range cases {
 		s, err := o.try(ctx, r, c, servers)
@@ -214,6 +215,7 @@ func (o *faultsOptions) run(ctx context.Context, r *rig) error {
 		fmt.Fprintf(r.progress, "%d/%d %s: %d requests, %d failed, out after %s, back after %s\n", i+1, len(cases), c.name, s.res.Begun, s.res.Failed, since(s.out), since(s.back))
 		sights = append(sights, s)
 	}
+	tellWaits()
 	o.report(r, sights)
 	for i, c := range cases {
 		c.claim(r, sights[i])
