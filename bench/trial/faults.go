@@ -37,7 +37,7 @@ var faults = &trial{
 
 timeouts.response is 5 s, so that a run need not wait for a minute; all else is as it is by default, unless the row says more. For each row it tells how many requests there were in the
 15 s, how many failed, by status; how many were sent again; the p99 and the longest latency of the others; how many attempts the faulty server still got, and how many of them later than 1 s after the
-begin; after what time it was out, which is the begin of the first second in which it gets nothing; and after what time from its return it got requests again.
+begin; after what time it was out, which is the begin of the first 0.9 s in which it gets nothing; and after what time from its return it got requests again.
 
 Claimed of each row is what has to hold for it: see the claims. Where answers are bad, those are lost that the server has answered before it is out: nothing is sent twice to servers that may have written an incident.
 
@@ -72,6 +72,7 @@ const (
 	faultLatency  = 20 * time.Millisecond
 	faultPool     = "    timeouts: {response: 5s}\n" // of every row
 	faultCrossing = 200 * time.Millisecond           // requests that came so much before a fault count: they may be on the server when it begins
+	faultQuiet    = 900 * time.Millisecond           // without an attempt: then a server is out. After a 503 it gets one a second
 	faultLook     = 25 * time.Millisecond            // between two looks at the gateway's metrics
 
 	// A server whose answers are bad is out after 5 in a row (ejection.consecutive), and so after those and what was in flight; the ejection
@@ -428,7 +429,7 @@ func (w *watcher) at(t time.Time) (tries float64) {
 	return tries
 }
 
-// quiet returns how long after from the first second without an attempt begins, -1 if there is none before to.
+// quiet returns how long after from the first time of faultQuiet without an attempt begins, -1 if there is none before to.
 func (w *watcher) quiet(from, to time.Time) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -441,7 +442,7 @@ func (w *watcher) quiet(from, to time.Time) time.Duration {
 			return -1
 		case l.tries != last.tries:
 			last = l
-		case l.at.Sub(last.at) >= time.Second:
+		case l.at.Sub(last.at) >= faultQuiet:
 			return last.at.Sub(from)
 		}
 	}
