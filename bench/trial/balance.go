@@ -21,7 +21,7 @@ serves 16 requests at a time and lets the others wait; two take 10 ms for one, t
 less than that, at 900/s it is more. A latency counts from the time for which a request was planned.
 Claimed: no request fails, and at 900/s the p99 of round_robin is at least 3 times that of least_inflight and of peak_ewma. At 300/s it is told only:
 the difference is then 90 ms at most, which is less than a busy machine adds. Then, at 900/s and under each policy, the third server, as fast as the others now, is killed and started again, again and again.
-Claimed: no request fails, and within 1 s of a kill no request is tried on it.
+Claimed: no request fails, and from 1 s after a kill on no request is tried on it. Checks alone, with their default values, would take longer.
 
     go run ./bench/trial balance
     go run ./bench/trial balance --length 60s
@@ -81,10 +81,16 @@ func (o *balanceOptions) run(ctx context.Context, r *rig) error {
 	}
 	r.section("a server that is killed and started again, %d times, at %d/s", o.kills, balanceHigh)
 	r.note("%-15s %9s %9s %9s   %s", "policy", "p50", "p99", "longest", "tried on it from 1 s after a kill on")
+	var claims []func()
 	for _, policy := range balancer.Names() {
-		if err := o.flap(ctx, r, append(servers, flapping), policy); err != nil {
+		claim, err := o.flap(ctx, r, append(servers, flapping), policy)
+		if err != nil {
 			return err
 		}
+		claims = append(claims, claim)
+	}
+	for _, claim := range claims {
+		claim()
 	}
 	return nil
 }
@@ -133,10 +139,10 @@ func (o *balanceOptions) compare(ctx context.Context, r *rig, servers []*server,
 	return nil
 }
 
-// flap kills the third server again and again.
-func (o *balanceOptions) flap(ctx context.Context, r *rig, servers []*server, policy string) error {
+// flap kills the third server again and again. It returns what claims what has to hold, below the table.
+func (o *balanceOptions) flap(ctx context.Context, r *rig, servers []*server, policy string) (claim func(), err error) {
 	if err := r.startGateway(ctx, balanceConfig(servers, policy)); err != nil {
-		return err
+		return nil, err
 	}
 	defer r.stopGateway()
 	third := servers[2]
@@ -182,24 +188,25 @@ func (o *balanceOptions) flap(ctx context.Context, r *rig, servers []*server, po
 		if err := harm(); err != nil {
 			stop()
 			<-done
-			return err
+			return nil, err
 		}
 	}
 	end := <-done
 	if end.err != nil {
-		return end.err
+		return nil, end.err
 	}
 	ms := func(percent float64) string {
 		return fmt.Sprintf("%.1f ms", end.res.Latency.Quantile(percent).Seconds()*1000)
 	}
 	r.note("%-15s %9s %9s %9s   %.0f", policy, ms(50), ms(99), ms(100), late)
-	r.claim(end.res.Failed == 0, "%s: 0 of %d requests failed: %d", policy, end.res.Requests+end.res.Failed, end.res.Failed)
-	r.claim(late == 0, "%s: within 1 s of a kill no request is tried on the server any more: %.0f were", policy, late)
-	return nil
+	return func() {
+		r.claim(end.res.Failed == 0, "%s: 0 of %d requests failed: %d", policy, end.res.Requests+end.res.Failed, end.res.Failed)
+		r.claim(late == 0, "%s: from 1 s after a kill on no request is tried on the server: %.0f were", policy, late)
+	}, nil
 }
 
 func balanceConfig(servers []*server, policy string) gatewayConfig {
-	return gatewayConfig{Servers: servers, Pool: fmt.Sprintf("    balance: %s\n    slow_start: 1s\n    health: {interval: 1s, timeout: 500ms, fall: 1}\n", policy)}
+	return gatewayConfig{Servers: servers, Pool: fmt.Sprintf("    balance: %s\n    slow_start: 1s\n", policy)}
 }
 
 // load makes requests at random through the gateway.
