@@ -29,9 +29,11 @@ var faults = &trial{
     garbage      random bytes in place of answers
     reset        RST in the middle of requests
     slow         answers take ten times as long
+    slow-out     the same with ejection.latency_factor: 3
     500          status 500 to every request
     500-again    the same with retry.on: [connect, reset, 503, 5xx]
     503          status 503 to every request
+    scanner      status 204 to every request, also to those that should be blocked; there is a health.probe every 2 s
     istag        another ISTag every 100 ms
     dns          the servers are those of a host name: the first one's address goes from DNS, and that of a fourth one comes; the TTL is 1 s
 
@@ -67,6 +69,7 @@ var faultHosts = []string{"127.0.0.11", "127.0.0.12", "127.0.0.13", "127.0.0.14"
 
 const (
 	faultName     = "dlp.test."
+	faultProbe    = "DLP-PROBE-5F2E91" // what has it is blocked
 	faultServers  = 3
 	faultLead     = 3 * time.Second // of load before a fault
 	faultLatency  = 20 * time.Millisecond
@@ -116,6 +119,12 @@ func noneFailed(r *rig, s *faultSight) {
 	r.claim(s.res.Failed == 0, "%s: 0 of %d requests failed: %d", s.name, s.res.Begun, s.res.Failed)
 }
 
+// noneFailedAndOut claims that, and that the server was not used any more.
+func noneFailedAndOut(r *rig, s *faultSight) {
+	noneFailed(r, s)
+	r.claim(s.out >= 0, "%s: the server was out", s.name)
+}
+
 // fewFailed claims that only those requests failed that the server had before it was out.
 func fewFailed(r *rig, s *faultSight) {
 	r.claim(s.res.Failed <= faultLost, "%s: no more requests failed than a server gets before it is ejected, %d in this time: %d", s.name, faultLost, s.res.Failed)
@@ -141,26 +150,23 @@ func (o *faultsOptions) cases() []faultCase {
 		return func(context.Context, *fakes) error { o.names.set(faultName, hosts...); return nil }
 	}
 	return []faultCase{
-		{name: "kill", begin: order("down"), end: order("up"), claim: func(r *rig, s *faultSight) {
-			noneFailed(r, s)
-			r.claim(s.out >= 0, "kill: the server was out")
-		}},
+		{name: "kill", begin: order("down"), end: order("up"), claim: noneFailedAndOut},
 		{name: "stall", begin: signal(syscall.SIGSTOP), end: signal(syscall.SIGCONT), claim: onlyThose},
 		{name: "silent", begin: injected("silent:100%"), end: well, claim: onlyThose},
 		{name: "garbage", begin: injected("garbage:100%"), end: well, claim: fewFailed},
 		{name: "reset", begin: injected("reset-body:100%"), end: well, claim: noneFailed},
 		{name: "slow", begin: injected("late:100%:180ms"), end: well, claim: noneFailed},
+		{name: "slow-out", pool: "    ejection: {latency_factor: 3}\n", begin: injected("late:100%:180ms"), end: well, claim: noneFailedAndOut},
 		{name: "500", begin: injected("status:100%:500"), end: well, claim: fewFailed},
 		{name: "500-again", pool: "    retry: {on: [connect, reset, 503, 5xx]}\n", begin: injected("status:100%:500"), end: well, claim: noneFailed},
 		{name: "503", begin: injected("status:100%:503"), end: well, claim: noneFailed},
+		{name: "scanner", begin: injected("status:100%:204"), end: well, claim: noneFailedAndOut,
+			pool: fmt.Sprintf("    health: {probe: {path: /reqmod, body: %q, interval: 2s, timeout: 1s, expect: {body: may not be sent}}}\n", faultProbe)},
 		{name: "istag", begin: order("istag"), again: 100 * time.Millisecond, claim: func(r *rig, s *faultSight) {
 			noneFailed(r, s)
 			r.claim(s.out < 0, "istag: the server was in use all the time")
 		}},
-		{name: "dns", named: true, begin: dns(faultHosts[1:]...), end: dns(faultHosts[:faultServers]...), claim: func(r *rig, s *faultSight) {
-			noneFailed(r, s)
-			r.claim(s.out >= 0, "dns: the server was out")
-		}},
+		{name: "dns", named: true, begin: dns(faultHosts[1:]...), end: dns(faultHosts[:faultServers]...), claim: noneFailedAndOut},
 	}
 }
 
@@ -199,7 +205,7 @@ func (o *faultsOptions) run(ctx context.Context, r *rig) error {
 		}
 	}()
 	for i, host := range faultHosts {
-		f, err := r.startFakes(ctx, fmt.Sprintf("fake%d", i), []string{host + ":" + port}, "--latency", faultLatency.String())
+		f, err := r.startFakes(ctx, fmt.Sprintf("fake%d", i), []string{host + ":" + port}, "--latency", faultLatency.String(), "--match", faultProbe)
 		if err != nil {
 			return err
 		}
