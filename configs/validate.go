@@ -257,8 +257,8 @@ func (v *validator) expectation(key string, e *Expectation) {
 		v.add(key, "nothing, needed: status, header or body, by which the verdict is known from any other answer")
 	}
 	switch {
-	case e.Status == 503:
-		v.add(key+".status", "503 says that a server is full, which is no verdict; allowed: 200 to 599 without it")
+	case e.Status == 503 || e.Status == 506:
+		v.add(key+".status", "%d says that a server is full, which is no verdict; allowed: 200 to 599 without 503 and 506", e.Status)
 	case e.Status != 0:
 		v.number(key+".status", e.Status, 200, 599)
 	}

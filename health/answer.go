@@ -110,6 +110,9 @@ func (a *answer) more(r io.Reader) error {
 	return err
 }
 
+// isFull says whether a server says by its status that it is full, not dead. 506: busy, of Trend Micro.
+func isFull(status int) bool { return status == 503 || status == 506 }
+
 // describe says what was answered to a request, for a message.
 func describe(request string, status int) string {
 	if text := icap.StatusText(status); text != "" {

@@ -76,6 +76,31 @@ func (c *heldConn) Close() error {
 	return c.Conn.Close()
 }
 
+// listen has the server behind a real socket, which takes what is written before it is read, and knows RST. It returns how to connect.
+func (f *fakeServer) listen(t *testing.T) func(ctx context.Context, network, address string) (net.Conn, error) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			f.mu.Lock()
+			f.open++
+			f.mu.Unlock()
+			go f.serve(conn)
+		}
+	}()
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, ln.Addr().String())
+	}
+}
+
 func (f *fakeServer) serve(conn net.Conn) {
 	defer func() {
 		conn.Close()

@@ -8,7 +8,7 @@ type outcome uint8
 const (
 	good outcome = iota
 	bad
-	full // 503: alive and at its limit, so no reason to take it down, and none to bring it up
+	full // 503 or 506: alive and at its limit, so no reason to take it down, and none to bring it up
 	none // no verdict: the question was never asked, for want of a descriptor or memory on this side
 )
 

@@ -43,7 +43,7 @@ type Probe struct {
 type ProbeStats struct {
 	OK      atomic.Uint64 // the verdict was as expected
 	Failed  atomic.Uint64
-	Full    atomic.Uint64 // 503: no verdict
+	Full    atomic.Uint64 // the server said that it is: no verdict
 	Skipped atomic.Uint64 // not made: this machine lacked a descriptor or memory
 }
 
@@ -227,8 +227,8 @@ func (p *probing) run(ctx context.Context) (outcome, error) {
 		return none, fmt.Errorf("cannot probe: %w", err)
 	case err != nil:
 		return bad, explain(request, p.cfg, connected, p.cfg.Probe.Timeout, err)
-	case p.answer.Status == 503:
-		return full, errors.New(describe(request, 503))
+	case isFull(p.answer.Status):
+		return full, errors.New(describe(request, p.answer.Status))
 	}
 	if fault := p.cfg.Probe.judge(&p.answer); fault != "" {
 		return bad, fmt.Errorf("%s, %s", describe(request, p.answer.Status), fault)

@@ -54,7 +54,7 @@ func (r *round) run(ctx context.Context) report {
 		case status == 404:
 			rep.missing[i] = true
 			absent++
-		case status == 503:
+		case isFull(status):
 			busy = true
 		default:
 			return report{outcome: bad, fault: describe("OPTIONS "+path, status)}
@@ -133,8 +133,10 @@ func (r *round) askOnce(ctx context.Context, path string, last bool) (status int
 	switch {
 	case err == nil:
 		err = r.read(conn)
-	case !errors.Is(err, os.ErrDeadlineExceeded):
-		err = errSilentEnd
+	case !errors.Is(err, os.ErrDeadlineExceeded): // it may have said something before it ended the connection
+		if err = r.read(conn); err != nil && !isAlert(err) {
+			err = errSilentEnd
+		}
 	}
 	if !stop() && err == nil {
 		r.close() // answered in the last moment: the connection has lost its deadline

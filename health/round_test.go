@@ -256,7 +256,7 @@ func TestRoundEveryStatus(t *testing.T) {
 			switch status {
 			case 200:
 				want = good
-			case 503:
+			case 503, 506:
 				want = full
 			}
 			if got.outcome != want || (got.fault == "") != (want == good) {

@@ -89,7 +89,7 @@ type ServerStatus struct {
 
 // ProbeStatus is what the latest probe of a server has come to.
 type ProbeStatus struct {
-	Result  string    `json:"result"` // ok, failed, full (a 503: no verdict) or skipped (not made)
+	Result  string    `json:"result"` // ok, failed, full (it said so: no verdict) or skipped (not made)
 	Error   string    `json:"error"`  // "": none
 	At      time.Time `json:"at"`
 	Seconds float64   `json:"seconds"` // that it took
