@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -386,4 +387,38 @@ func TestStartOpensAdmin(t *testing.T) {
 		t.Errorf("Start with an address that is taken: %v", err)
 	}
 	inTime(t, taken.Close)
+}
+
+// What is wrong with TLS to a server is in /status and in the log, with what to do; requests get a 503 meanwhile.
+func TestStatusTellsOfTLS(t *testing.T) {
+	right, file := serverCertificate(t)
+	other, otherFile := certificateFor(t, "dlp.example")
+	for _, tt := range []struct {
+		name, pool string
+		server     *tls.Config // nil: plain
+		want       string
+	}{
+		{"unknown CA", "{}", right, "is not signed by a CA that is trusted: set tls.ca_file of the pool"},
+		{"another name", "{ca_file: " + otherFile + "}", other, "certificate is for dlp.example, not for 127.0.0.1: set tls.server_name of the pool"},
+		{"plain", "{ca_file: " + file + "}", nil, "use its port for secure ICAP, or remove tls of the pool"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, address := startStub(t, dlpstub.Config{TLS: tt.server})
+			g := newGateway(t, []string{address}, "    tls: "+tt.pool+"\n    health: {interval: 100ms, timeout: 20s, fall: 1}\n    queue: {timeout: 20s}\n", "")
+			book := g.keepLog()
+			if err := g.Start(); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "down", func() bool { return g.Status().Pools[0].Servers[0].Health == "down" })
+			if got := g.Status().Pools[0].Servers[0].LastError; !strings.Contains(got, tt.want) {
+				t.Errorf("last error %q, want %q", got, tt.want)
+			}
+			if lines := book.lines("server is down"); len(lines) != 1 || !containsAll(lines[0], []string{tt.want, "level=WARN", "failures=1 since="}) {
+				t.Errorf("logged %q, want %q", lines, tt.want)
+			}
+			c := g.dial(1)
+			c.send(text(v04))
+			c.status(503)
+		})
+	}
 }

@@ -104,7 +104,7 @@ func NewChecker(cfg CheckConfig) *Checker {
 		cfg:     cfg,
 		status:  cfg.Status,
 		wake:    make(chan struct{}, 1),
-		machine: machine{rise: cfg.Rise, fall: cfg.Fall, state: cfg.Status.State()},
+		machine: machine{rise: cfg.Rise, fall: cfg.Fall},
 	}
 	c.proof.init(c)
 	return c
@@ -148,6 +148,7 @@ func (c *Checker) Expedite() {
 
 // Run checks until ctx ends. The first check is made at once.
 func (c *Checker) Run(ctx context.Context) {
+	c.machine.state = c.status.State()
 	if c.status.Since().IsZero() {
 		c.status.SetState(c.machine.state)
 	}

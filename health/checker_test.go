@@ -379,6 +379,27 @@ func TestCheckerCarriesOn(t *testing.T) {
 	})
 }
 
+// What is known is that of the moment in which the new Checker begins to run: the old one may have come to a verdict after it was made.
+func TestCheckerCarriesOnLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeServer{answer: always(ok200)}
+		cfg := f.config("/a")
+		cfg.Status = new(Status)
+		cfg.Status.SetState(Up)
+		c := NewChecker(cfg)
+		cfg.Status.SetState(Down)
+		begin := time.Now()
+		go c.Run(t.Context())
+		at(begin, 500*ms)
+		if s := cfg.Status.State(); s != Down {
+			t.Errorf("%v after one good check, want down", s)
+		}
+		if at(begin, 2*time.Second); cfg.Status.State() != Up {
+			t.Errorf("%v after two, want up", cfg.Status.State())
+		}
+	})
+}
+
 // The end of the Checker cuts a running check short, and is no failure of the server.
 func TestCheckerEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -99,15 +99,15 @@ func (p *proof) init(c *Checker) {
 	with.Timeout = orDefault(with.Timeout, 10*time.Second)
 	c.cfg.Probe = &with
 	p.machine = machine{rise: orDefault(with.Rise, 1), fall: orDefault(with.Fall, 2)}
-	if c.status.State() == Up { // it is in use, and goes on to be unless it fails
-		p.machine.state = Up
-	}
 }
 
 // begin goes on with what an earlier Checker has found out, unless that had another probe.
 func (p *proof) begin() {
 	s := p.c.status
 	s.setProving(false)
+	if s.State() == Up { // it is in use, and goes on to be unless it fails
+		p.machine.state = Up
+	}
 	switch v := s.Probe(); {
 	case v == nil:
 	case v.of != p.of || p.of == nil:
