@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"icapgate/bench/dlpstub"
+	"icapgate/configs"
 	"icapgate/health"
 )
 
@@ -346,4 +347,35 @@ func TestPickWhileServersGoDown(t *testing.T) {
 	}
 	close(stop)
 	flips.Wait()
+}
+
+// What a pick costs in a pool of four: while all is well, with one of them ejected, and with one of which nothing is heard.
+func BenchmarkPick(b *testing.B) {
+	for _, state := range []string{"well", "ejected", "doubted"} {
+		b.Run(state, func(b *testing.B) {
+			p := gradedPool(0, 0, 0, 0, 0, 0)
+			p.cfg.Ejection = configs.DefaultPool().Ejection
+			p.setEjection(1)
+			p.tellEjector()
+			lp := newLoopPool(p, 1)
+			for _, s := range p.servers {
+				h := new(shard)
+				h.Server = s
+				lp.shards = append(lp.shards, h)
+			}
+			switch first := p.servers[0].Health; state {
+			case "ejected":
+				p.ejector.Failed(first, health.FailedSilent, 1, 1)
+			case "doubted":
+				first.Doubt()
+			}
+			tx := &transaction{route: &route{checkPath: -1}}
+			b.ReportAllocs()
+			for i := int64(1); b.Loop(); i++ {
+				if place, found := lp.pick(tx, i); found != pickedServer || place == 0 && state != "well" {
+					b.Fatalf("picked %d, %v", place, found)
+				}
+			}
+		})
+	}
 }

@@ -184,7 +184,7 @@ func (e *Ejector) SetMembers(list []Member) {
 
 // time has the time that the server takes counted, or not.
 func (m *member) time(on bool) {
-	if t := &m.Status.traffic.timings; on && t.Load() == nil {
+	if t := &m.Status.timings; on && t.Load() == nil {
 		t.Store(new(timings))
 	} else if !on {
 		t.Store(nil)
@@ -484,7 +484,7 @@ type sample struct {
 func (m *member) sample() sample {
 	t := &m.Status.traffic
 	s := sample{ended: m.Ended(), void: t.void.Load(), failures: t.failures.Load()}
-	if known := t.timings.Load(); known != nil {
+	if known := m.Status.timings.Load(); known != nil {
 		s.timings = known.counts()
 	}
 	return s

@@ -44,7 +44,9 @@ func ParseAdminState(word string) (AdminState, error) {
 // is known, in admin state ready.
 type Status struct {
 	word    atomic.Uint32               // State, AdminState, grace and ejection together, so that they are read as of one moment
+	trouble atomic.Uint32               // what requests say, as far as every request has to know; 0: nothing. See traffic.go
 	missing atomic.Pointer[[]bool]      // by path: answered with 404; nil: none. The slice is never changed
+	timings atomic.Pointer[timings]     // how long the server takes; nil: nobody wants to know
 	options atomic.Pointer[[]*Options]  // by path: what it has last said; nil: nothing. The slice is never changed
 	lacking atomic.Pointer[[]methodSet] // by path: methods that are routed there and that it does not do; nil: none. The slice is never changed
 	istags  atomic.Uint64               // changes of the ISTag
@@ -53,7 +55,7 @@ type Status struct {
 	probe   atomic.Pointer[ProbeVerdict]
 	proving atomic.Bool // it answers checks, and whether it scans is being found out: it gets no grace for that
 	notify  atomic.Pointer[func(usable, cold bool)]
-	traffic traffic // what requests say of it
+	traffic traffic // what requests say besides
 }
 
 // verdict is the outcome of one check.

@@ -6,19 +6,17 @@ import (
 	"time"
 )
 
-// traffic is what the requests to a server say of it. Loops write it without a lock. While all is well an answer costs one read of a word that
-// nobody writes.
+// traffic is what the requests to a server say of it when not all is well. Loops write it without a lock. While all is well an answer costs a read of
+// Status.trouble and of Status.timings, which nobody writes then.
 type traffic struct {
-	trouble  atomic.Uint32           // 0: none; see below
-	heardAt  atomic.Int64            // loop time in ns of the sign of life that ended the latest doubt
-	fresh    atomic.Int64            // loop time in ns: attempts that began before say nothing new, since the server has been ejected after them
-	failures atomic.Uint64           // attempts that failed
-	void     atomic.Uint64           // attempts that have ended and say nothing of the server
-	checks   atomic.Uint64           // checks begun: their numbers
-	timings  atomic.Pointer[timings] // nil: nobody wants to know
+	heardAt  atomic.Int64  // loop time in ns of the sign of life that ended the latest doubt
+	fresh    atomic.Int64  // loop time in ns: attempts that began before say nothing new, since the server has been ejected after them
+	failures atomic.Uint64 // attempts that failed
+	void     atomic.Uint64 // attempts that have ended and say nothing of the server
+	checks   atomic.Uint64 // checks begun: their numbers
 }
 
-// Layout of traffic.trouble.
+// Layout of Status.trouble.
 const (
 	runMask    = 0xffff  // failures in a row
 	requestBit = 1 << 16 // not all of these were failures to connect
@@ -28,39 +26,39 @@ const (
 
 // Answered notes an answer that was good to its end, which ends a run of failures; true: it ended a doubt, too.
 func (s *Status) Answered(now int64) (relieved bool) {
-	return s.traffic.trouble.Load() != 0 && s.clear(runMask|requestBit|checkBit|doubtBit, now)
+	return s.trouble.Load() != 0 && s.clear(runMask|requestBit|checkBit|doubtBit, now)
 }
 
 // Heard notes an answer of any kind, by which the server lives; true: it ended a doubt.
 func (s *Status) Heard(now int64) (relieved bool) {
-	return s.traffic.trouble.Load()&(checkBit|doubtBit) != 0 && s.clear(checkBit|doubtBit, now)
+	return s.trouble.Load()&(checkBit|doubtBit) != 0 && s.clear(checkBit|doubtBit, now)
 }
 
 func (s *Status) clear(mask uint32, now int64) (relieved bool) {
-	if s.traffic.trouble.Load()&mask&doubtBit != 0 {
+	if s.trouble.Load()&mask&doubtBit != 0 {
 		s.traffic.heardAt.Store(now)
 	}
-	return s.traffic.trouble.And(^mask)&mask&doubtBit != 0
+	return s.trouble.And(^mask)&mask&doubtBit != 0
 }
 
 // Doubted says whether the server has been asked and nothing at all is heard of it: a connect waits for its answer, or a check has failed while
 // nobody else got an answer either. That is no verdict; but as long as there are others, they are the better choice. Any answer ends it.
-func (s *Status) Doubted() bool { return s.traffic.trouble.Load()&doubtBit != 0 }
+func (s *Status) Doubted() bool { return s.trouble.Load()&doubtBit != 0 }
 
 // Doubt begins a doubt; false: there was one already.
-func (s *Status) Doubt() (begun bool) { return s.traffic.trouble.Or(doubtBit)&doubtBit == 0 }
+func (s *Status) Doubt() (begun bool) { return s.trouble.Or(doubtBit)&doubtBit == 0 }
 
 // HeardSince says whether a doubt has been ended at or after a loop time.
 func (s *Status) HeardSince(at int64) bool { return s.traffic.heardAt.Load() >= at }
 
 // beginCheck returns the number of a check that begins.
 func (s *Status) beginCheck() uint64 {
-	s.traffic.trouble.Or(checkBit)
+	s.trouble.Or(checkBit)
 	return s.traffic.checks.Add(1)
 }
 
 // Unheard says whether nobody has got an answer since the latest check began.
-func (s *Status) Unheard() bool { return s.traffic.trouble.Load()&checkBit != 0 }
+func (s *Status) Unheard() bool { return s.trouble.Load()&checkBit != 0 }
 
 // Void notes that an attempt has ended that says nothing of the server: it said that it is full, or the fault was the client's or ours. It is
 // called before the attempt counts as ended.
@@ -70,7 +68,7 @@ func (s *Status) Void() { s.traffic.void.Add(1) }
 func (s *Status) failed(connect bool) (run int, connects bool) {
 	s.traffic.failures.Add(1)
 	for {
-		old := s.traffic.trouble.Load()
+		old := s.trouble.Load()
 		word := old
 		if word&runMask < runMask {
 			word++
@@ -78,21 +76,21 @@ func (s *Status) failed(connect bool) (run int, connects bool) {
 		if !connect {
 			word |= requestBit
 		}
-		if s.traffic.trouble.CompareAndSwap(old, word) {
+		if s.trouble.CompareAndSwap(old, word) {
 			return int(word & runMask), word&requestBit == 0
 		}
 	}
 }
 
 // forgetRun begins to count failures in a row anew.
-func (s *Status) forgetRun() { s.traffic.trouble.And(^uint32(runMask | requestBit)) }
+func (s *Status) forgetRun() { s.trouble.And(^uint32(runMask | requestBit)) }
 
 // Timed says whether somebody wants to know how long the server takes: Took is to be called.
-func (s *Status) Timed() bool { return s.traffic.timings.Load() != nil }
+func (s *Status) Timed() bool { return s.timings.Load() != nil }
 
 // Took notes how long in ns the server took for the first byte of an answer, once it had all that it could get.
 func (s *Status) Took(ns int64) {
-	if t := s.traffic.timings.Load(); t != nil {
+	if t := s.timings.Load(); t != nil {
 		t[timingBucket(ns)].Add(1)
 	}
 }
