@@ -10,8 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"icapgate/balancer"
 	"icapgate/bench/dlpstub"
 	"icapgate/health"
+	"icapgate/icap"
 	"icapgate/pool"
 )
 
@@ -592,4 +594,56 @@ func TestOldConnectionIsNotGranted(t *testing.T) {
 	busy.send(text(page))
 	second.expect(text(page))
 	busy.release()
+}
+
+// No policy opens more connections than the caps allow, with tiers, with affinity, from several loops; and none needs to refuse a request for it. The
+// servers count connections as they see them: those of the gateway, and the one of a check.
+func TestCapsUnderEveryPolicy(t *testing.T) {
+	withLoops(t, 4)
+	for _, name := range balancer.Names() {
+		for _, affinity := range []string{"none", "session"} {
+			t.Run(name+"-"+affinity, func(t *testing.T) {
+				caps := []int{1, 2, 3, 2} // less the connection of checks
+				var stubs []*dlpstub.Server
+				var list []string
+				for i, c := range caps {
+					s, address := startStub(t, dlpstub.Config{Mode: dlpstub.Echo, MaxConnections: c + 1})
+					stubs = append(stubs, s)
+					list = append(list, fmt.Sprintf("{address: %q, tier: %d}", address, i/3))
+				}
+				g := newGatewayIn(t, "["+strings.Join(list, ", ")+"]", fmt.Sprintf("    balance: %s\n    affinity: %s\n    queue: {timeout: 20s}\n    tier_threshold: 0.9\n", name, affinity)+quiet, "")
+				if err := g.Start(); err != nil {
+					t.Fatal(err)
+				}
+				servers := g.ready().table.Load().pools[0].servers
+				servers[0].Health.SetAdmin(health.Drain) // so that the backup takes part
+				var clients []*client
+				for i := range 24 {
+					clients = append(clients, g.dial(i%2))
+				}
+				ask := func(requests int) {
+					var group sync.WaitGroup
+					for i, c := range clients {
+						group.Go(func() {
+							for n := range requests {
+								if err := c.exchange(text(RL + fmt.Sprintf("X-Client-IP: 192.0.2.%d¶", n) + reqBody + chunks)); err != nil {
+									t.Errorf("client %d, request %d: %v", i, n, err)
+									return
+								}
+							}
+						})
+					}
+					group.Wait()
+				}
+				ask(10)
+				servers[0].Health.SetAdmin(health.Ready)
+				ask(20)
+				for i, s := range stubs {
+					if st := s.Stats(); st.PeakOpen > caps[i]+1 || st.Requests[icap.MethodReqmod] == 0 {
+						t.Errorf("server %d with a cap of %d had up to %d connections, and %d requests", i, caps[i], st.PeakOpen, st.Requests[icap.MethodReqmod])
+					}
+				}
+			})
+		}
+	}
 }

@@ -78,11 +78,11 @@ func (l *loop) dropIdle(s *pool.Server, r closeReason) {
 	}
 }
 
-// trim closes idle connections to a server that are more than its cap allows.
+// trim closes idle connections to a server that are more than its cap allows, those first that have been idle for the longest.
 func (l *loop) trim(s *pool.Server) {
 	h := l.shards[s]
 	for h != nil && s.OverCap() {
-		c, ok := h.Get()
+		c, ok := h.Oldest()
 		if !ok {
 			return
 		}

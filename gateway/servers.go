@@ -285,7 +285,7 @@ func (g *Gateway) onCap(s *pool.Server) {
 
 // trim closes the idle connections to s beyond its cap on the loops from i on, one loop after the other: together they would close too many.
 func (g *Gateway) trim(s *pool.Server, i int) {
-	if i < len(g.loops) && s.OverCap() && s.Idle() > 0 {
+	if i < len(g.loops) && s.OverCap() { // a connection may become idle in this very moment
 		g.loops[i].post(func() {
 			g.loops[i].trim(s)
 			g.trim(s, i+1)

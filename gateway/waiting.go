@@ -109,7 +109,7 @@ func (t *transaction) onQueueTimer() {
 		q := t.pool.table.queue
 		t.leaveQueue()
 		t.s.own.forget(q) // the next request of the session need not wait for the same one again
-		q.SetLatest(t.queueTime)
+		q.SetLatest(int64(t.pool.table.cfg.Queue.Timeout))
 		q.Refused(pool.RefusedTimeout)
 		t.refuse(503, rejectFull, retrySeconds(q.Latest()))
 	default:

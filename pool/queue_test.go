@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -502,5 +504,87 @@ func TestSlotsUnderStress(t *testing.T) {
 		if s.Connections() != 0 {
 			t.Errorf("server %d has %d slots taken at the end", i, s.Connections())
 		}
+	}
+}
+
+// One for whom a server is spare lets those before for whom it is good, until it has waited for longer than they by the lead.
+func TestSpareServers(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		line string // kind and since of each: g good, s spare, u unfit
+		want string
+	}{
+		{"first in first out", "g0 g5", "g0"},
+		{"the good one is younger", "s0 g5", "g5"},
+		{"the good one is as old as the lead allows", "s0 g9", "g9"},
+		{"and younger than that", "s0 g10", "s0"},
+		{"nobody else", "s3 u4 s5", "s3"},
+		{"some are unfit", "u0 s1 u2 g3 g4", "g3"},
+		{"behind them it is over", "u0 s1 u11 g11", "s1"},
+		{"only unfit ones", "u0 u1", ""},
+		{"an old unfit one is no reason", "u0 s5 g14", "g14"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newTestServer(Limits{MaxConnections: 1, ConnectionShare: 1})
+			s.Queue.SetLead(10)
+			var g grants
+			for name := range strings.FieldsSeq(tt.line) {
+				w := g.waiter(name)
+				fit := map[byte]Fit{'g': Good, 's': Spare, 'u': Unfit}[name[0]]
+				w.Suits = func(*Server, uint64) Fit { return fit }
+				since, err := strconv.Atoi(name[1:])
+				if err != nil || !s.Queue.Push(w, Wait{Since: int64(since)}) {
+					t.Fatal("cannot push", name, err)
+				}
+			}
+			s.Queue.Offer(s)
+			if tt.want == "" {
+				g.expect(t)
+			} else {
+				g.expect(t, tt.want+": a slot")
+			}
+		})
+	}
+}
+
+// Who comes back into the line has the place that its time gives it, and what is asked about it changes while nobody asks.
+func TestQueuePlaces(t *testing.T) {
+	s := newTestServer(Limits{MaxConnections: 1, ConnectionShare: 1})
+	q := s.Queue
+	var g grants
+	a, b, c := g.waiter("a"), g.waiter("b"), g.waiter("c")
+	for _, w := range []struct {
+		*Waiter
+		since int64
+	}{{b, 20}, {c, 30}, {a, 10}} {
+		q.Push(w.Waiter, Wait{Since: w.since, Cause: CauseFull, Own: s})
+	}
+	if w := q.Waits(); w.Since != 10 || w.Depth != [Causes]int{CauseFull: 3} || s.Load() != 3 {
+		t.Errorf("%+v with a load of %d", w, s.Load())
+	}
+	if !q.Update(a, func() { a.Suits = func(*Server, uint64) Fit { return Unfit } }) || !q.Has(a) {
+		t.Error("a waiter in line is not known")
+	}
+	q.Offer(s)
+	g.expect(t, "b: a slot")
+	if q.Update(b, func() { t.Error("changed after its grant") }) || q.Has(b) {
+		t.Error("a waiter is in line after its grant")
+	}
+	q.Remove(c)
+	q.Remove(a)
+	if w := q.Waits(); w.Since != 0 || w.Depth != [Causes]int{} || s.Load() != 0 {
+		t.Errorf("%+v with a load of %d at the end", w, s.Load())
+	}
+}
+
+func TestWaitCounts(t *testing.T) {
+	q := NewQueue(1)
+	q.Waited(CauseOwn, 3)
+	q.Waited(CauseOwn, 4)
+	q.Refused(RefusedTimeout)
+	q.SetLatest(9)
+	want := Waits{Ended: [Causes]uint64{CauseOwn: 2}, Time: [Causes]int64{CauseOwn: 7}, Refused: [Refusals]uint64{RefusedTimeout: 1}}
+	if got := q.Waits(); got != want || q.Latest() != 9 {
+		t.Errorf("%+v, latest %d", got, q.Latest())
 	}
 }

@@ -57,6 +57,18 @@ func (h *Shard[C]) Get() (c C, ok bool) {
 	return c, true
 }
 
+// Oldest takes the connection that has been idle for the longest; ok is false when there is none.
+func (h *Shard[C]) Oldest() (c C, ok bool) {
+	n := len(h.idle)
+	if n == 0 {
+		return c, false
+	}
+	c = h.idle[0]
+	copy(h.idle, h.idle[1:])
+	h.cut(n - 1)
+	return c, true
+}
+
 // Remove takes a connection out that came to its end while idle; false: it was not here.
 func (h *Shard[C]) Remove(c C) bool {
 	for i := len(h.idle) - 1; i >= 0; i-- {

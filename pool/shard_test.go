@@ -173,3 +173,22 @@ func TestShardAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations per use, want 0", n)
 	}
 }
+
+func TestShardOldest(t *testing.T) {
+	h := Shard[*testConn]{Server: newTestServer(Limits{})}
+	if _, ok := h.Oldest(); ok {
+		t.Error("an empty shard has an oldest connection")
+	}
+	conns := []*testConn{{id: 1}, {id: 2}, {id: 3}}
+	for i, c := range conns {
+		h.Put(c, int64(i))
+	}
+	for i, want := range conns[:2] {
+		if c, ok := h.Oldest(); !ok || c != want || h.Len() != 2-i || h.Server.Idle() != 2-i {
+			t.Errorf("got %v, %v; %d and %d are left", c, ok, h.Len(), h.Server.Idle())
+		}
+	}
+	if c, _ := h.Get(); c != conns[2] {
+		t.Error("the youngest one is gone")
+	}
+}
