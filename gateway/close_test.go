@@ -1,15 +1,19 @@
 package gateway
 
 import (
+	"bytes"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"icapgate/configs"
+	"icapgate/health"
 )
 
 // inTime fails the test if f takes too long.
@@ -98,6 +102,34 @@ func TestCloseLeavesNothing(t *testing.T) {
 	silent.Close()
 	eventually(t, "no descriptor is left", func() bool { return descriptors(t) <= before })
 	goleak.VerifyNone(t, goroutines)
+}
+
+// A request of a client that is gone, which has not come further than to a TLS handshake, ends with the gateway, and is in the access log.
+func TestCloseEndsDials(t *testing.T) {
+	_, ca := serverCertificate(t)
+	f := startFake(t) // does no TLS, and says nothing
+	log := filepath.Join(t.TempDir(), "access.log")
+	g := startGateway(t, []string{f.address}, "    tls: {ca_file: "+ca+"}\n    timeouts: {connect: 1h}\n    queue: {timeout: 1h}\n"+quiet, fmt.Sprintf("access_log: {output: %q}", log))
+	server := g.table.Load().pools[0].servers[0]
+	server.Health.SetState(health.Up)
+	for i := range 4 {
+		c := g.dial(i % 2)
+		c.send(text(v04))
+		eventually(t, "a handshake with the server", func() bool { return server.InFlight() == i+1 })
+		c.reset()
+		eventually(t, "the end of the client", func() bool { return g.Sessions() == 0 })
+	}
+	inTime(t, g.Close)
+	b, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(b, []byte("\n")); n != 4 || bytes.Count(b, []byte(`"end":"shutdown"`)) != n {
+		t.Errorf("%s", b)
+	}
+	if server.InFlight() != 0 || server.Connections() != 0 {
+		t.Errorf("%d attempts and %d connections are left", server.InFlight(), server.Connections())
+	}
 }
 
 // descriptors is the number of open files of this process.

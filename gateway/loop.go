@@ -64,6 +64,7 @@ type loop struct {
 	full      []*pool.Server // that said 503 on this loop and may still be skipped
 	fullTimer timer          // until the first of them is not
 	sessions  map[*session]struct{}
+	orphans   map[*session]struct{} // whose clients are gone, and whose requests run on
 	stats     *loopStats
 	watch     watchTimes
 	tcpInfo   unix.TCPInfo // scratch
@@ -83,7 +84,7 @@ func newLoop(gw *Gateway, index int) (*loop, error) {
 		return nil, fmt.Errorf("cannot open a poller: %w", err)
 	}
 	l := &loop{
-		gw: gw, index: index, poller: p, clock: loopTime, log: gw.log, sessions: make(map[*session]struct{}),
+		gw: gw, index: index, poller: p, clock: loopTime, log: gw.log, sessions: make(map[*session]struct{}), orphans: make(map[*session]struct{}),
 		pools: make(map[*poolTable]*loopPool), scratch: make([]byte, scratchSize),
 		stats: newLoopStats(), watch: defaultWatchTimes, done: make(chan struct{}),
 	}
@@ -168,6 +169,9 @@ func (l *loop) abortAll() {
 		if c != nil {
 			l.guard(c, func() { c.owner.abort(reasonShutdown) })
 		}
+	}
+	for s := range l.orphans { // whose attempts have no socket yet
+		l.guard(&s.conn, func() { s.abort(reasonShutdown) })
 	}
 	if l.access != nil {
 		l.access.Flush()

@@ -850,8 +850,7 @@ func dialTLS(ctx context.Context, s *pool.Server, cfg *tls.Config, timeout time.
 	}
 	t := &transport{Conn: nc}
 	tc := tls.Client(t, cfg)
-	deadline, _ := ctx.Deadline()
-	_ = nc.SetDeadline(deadline)
+	defer context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })() // the transport's own Close does nothing
 	if err := tc.HandshakeContext(ctx); err != nil {
 		nc.Close()
 		return nil, nil, err

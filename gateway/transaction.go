@@ -474,9 +474,8 @@ func (t *transaction) finishIfDone() {
 		t.leaveServer()
 	}
 	s := t.s
-	t.active = false
+	t.deactivate()
 	t.dropHeld()
-	s.loop.wheel.stop(&t.decision)
 	s.loop.stats.count(t)
 	s.loop.logAccess(t)
 	s.flush()
@@ -487,13 +486,20 @@ func (t *transaction) finishIfDone() {
 	}
 }
 
+func (t *transaction) deactivate() {
+	t.active = false
+	t.s.loop.wheel.stop(&t.decision)
+	if t.s.closed {
+		delete(t.s.loop.orphans, t.s)
+	}
+}
+
 // cancel ends the transaction without (further) answer: r closes its server's connection, end is why.
 func (t *transaction) cancel(r closeReason, end string) {
 	if !t.active {
 		return
 	}
-	t.active = false
-	t.s.loop.wheel.stop(&t.decision)
+	t.deactivate()
 	t.leaveQueue()
 	if t.srv != nil {
 		t.srv.shut(r)
