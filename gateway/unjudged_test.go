@@ -89,6 +89,22 @@ func TestUnjudgedPasses(t *testing.T) {
 	}
 }
 
+// on_unavailable: servers that do not answer to a connect, when each of them has been tried.
+func TestUnjudgedAfterBlackHoles(t *testing.T) {
+	for holes := 1; holes <= 2; holes++ {
+		var list []string
+		for range holes {
+			list = append(list, blackHole(t))
+		}
+		v := startVirtualFor(t, list, "    panic_threshold: 0\n", allowing)
+		c := v.connect(1)
+		v.say(c, v05)
+		v.pass(time.Duration(holes) * (2*time.Second + time.Duration(tick)))
+		c.passed(t, 200, "no_server", "req-hdr=0, req-body=28")
+		c.expect(text(P + chunks))
+	}
+}
+
 // By default nothing passes.
 func TestUnjudgedIsRejected(t *testing.T) {
 	f := startFake(t)
