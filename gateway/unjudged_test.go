@@ -54,6 +54,7 @@ func TestUnjudgedPasses(t *testing.T) {
 		{"RESPMOD without the request", PL + "Encapsulated: res-hdr=0, res-body=19¶¶" + S + chunks, 200, "res-hdr=0, res-body=19", S + chunks},
 		{"RESPMOD without heads", PL + "Encapsulated: res-body=0¶¶" + chunks, 200, "res-body=0", chunks},
 		{"RESPMOD with the request's head only", PL + "Encapsulated: req-hdr=0, res-body=27¶¶" + G + chunks, 200, "res-body=0", chunks},
+		{"RESPMOD of nothing", PL + "Encapsulated: req-hdr=0, null-body=27¶¶" + G, 200, "null-body=0", ""},
 		{"RESPMOD without a body", PL + "Encapsulated: req-hdr=0, res-hdr=27, null-body=46¶¶" + G + S, 200, "res-hdr=0, null-body=19", S},
 	} {
 		t.Run(v.name, func(t *testing.T) {

@@ -75,9 +75,9 @@ func (e *Encapsulated) AppendTo(dst []byte) []byte {
 
 // Unchanged returns the list of an answer that gives the message of a request back as it is, and how many bytes of the request's blocks are not in
 // it: an answer to a RESPMOD has no request head (RFC 3507 4.9.2).
-func (e *Encapsulated) Unchanged() (list Encapsulated, skip int) {
+func (e *Encapsulated) Unchanged(m Method) (list Encapsulated, skip int) {
 	for i := range e.n {
-		if e.sections[i] == ReqHdr && e.Body() == ResBody || e.sections[i] == ReqHdr && i+1 < e.n && e.sections[i+1] == ResHdr {
+		if m == MethodRespmod && e.sections[i] == ReqHdr {
 			skip = e.offsets[i+1]
 			continue
 		}
