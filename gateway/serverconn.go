@@ -744,7 +744,7 @@ func (c *serverConn) setTimer() {
 		c.waitUntil(waitAnswer, c.headAt+int64(cfg.Timeouts.Response))
 	case c.pending() > 0:
 		c.watch(waitTaken, cfg.Timeouts.Send)
-	case c.finished || !c.tx.requestDone && !c.tx.previewOnly() || !c.tx.caughtUp() || !c.wantsBytes():
+	case c.finished || !c.tx.previewOnly() && !(c.tx.requestDone && c.tx.caughtUp()) || !c.wantsBytes():
 		c.wait(waitNone, 0)
 	case c.inBody:
 		c.wait(waitMore, cfg.Timeouts.Response)

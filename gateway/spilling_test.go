@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // spilled is YAML of a pool that keeps up to 64 MiB of a request in a file, and of the top level.
@@ -154,6 +155,99 @@ func TestSpilledAfterPreview(t *testing.T) {
 		c.expect(text(page))
 		s.Close()
 		p.settle()
+	})
+	p.nothingSpilled(t, "kept 2")
+}
+
+// virtualPair is a pair on virtual time.
+type virtualPair struct {
+	*virtual
+	pair *pair
+}
+
+func (v *virtualPair) next(t testing.TB) (s *serverSide, other *fakeServer) { return v.pair.next(t) }
+
+func startVirtualPair(t testing.TB, pool, rest string) *virtualPair {
+	t.Helper()
+	a, b := startFake(t), startFake(t)
+	v := startVirtualFor(t, []string{a.address, b.address}, "    slow_start: 0s\n"+pool, rest)
+	return &virtualPair{v, &pair{v.testGateway, a, b}}
+}
+
+// The other server of a large upload with a preview has the time of any server for its verdict on the preview, and for the body of its answer.
+func TestSpilledPreviewIsTimed(t *testing.T) {
+	rest := chunked(2<<20, 30<<10)
+	part := preview(4) + "4¶abcd¶0¶¶"
+	for _, begins := range []bool{false, true} {
+		t.Run(fmt.Sprint("answer begun: ", begins), func(t *testing.T) {
+			v := startVirtualPair(t, spilled+"    timeouts: {response: 10s}\n", fmt.Sprintf("state_dir: %q", t.TempDir()))
+			overBoth(t, func(t *testing.T, listener int) {
+				c := v.connect(listener)
+				c.send(text(part))
+				s, other := v.next(t)
+				s.gets(part)
+				s.send(text(goOn))
+				c.expect(text(goOn))
+				wrote := make(chan error, 1)
+				go func() { _, err := c.Write([]byte(rest)); wrote <- err }()
+				s.expect(rest[:1<<20])
+				s.reset()
+				s = other.next(t)
+				s.gets(part)
+				if begins {
+					s.send(text(okLine + echoList + P + "4¶abcd¶"))
+					c.expect(text(okLine + echoList + P + "4¶abcd¶"))
+				}
+				v.pass(11 * time.Second)
+				s.dropped(t)
+				if begins {
+					c.rest() // cut
+					<-wrote
+				} else {
+					c.refusal(502, false)
+					if err := <-wrote; err != nil {
+						t.Fatal(err)
+					}
+				}
+				c.Close()
+				v.settle()
+			})
+		})
+	}
+}
+
+// A server that answers to the preview of a large upload has all that it needs: its connection is as good as before.
+func TestAnswerToSpilledPreview(t *testing.T) {
+	p, _ := startSpilling(t, spilled, "")
+	rest := chunked(2<<20, 30<<10)
+	overBoth(t, func(t *testing.T, listener int) {
+		c := p.dialFor(t, listener)
+		part := preview(4) + "4¶abcd¶0¶¶"
+		c.send(text(part))
+		s, other := p.next(t)
+		s.gets(part)
+		s.send(text(goOn))
+		c.expect(text(goOn))
+		wrote := make(chan error, 1)
+		go func() { _, err := c.Write([]byte(rest)); wrote <- err }()
+		s.expect(rest[:1<<20])
+		s.reset()
+		s = other.next(t)
+		s.gets(part)
+		s.send(text(page))
+		c.expect(text(page))
+		if err := <-wrote; err != nil {
+			t.Fatal(err)
+		}
+		p.settle()
+		s.release()
+		p.settle()
+		select {
+		case <-s.ended:
+			t.Error("the connection was closed")
+		default:
+		}
+		c.Close()
 	})
 	p.nothingSpilled(t, "kept 2")
 }

@@ -377,6 +377,7 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 	}
 	if t.continued && t.previewOnly() { // this server replaced the one that said 100, and needs no more than the preview
 		t.discard = true
+		t.dropHeld()
 		l.runLater(&s.conn)
 	}
 	if l.gw.draining.Load() {
