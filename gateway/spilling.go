@@ -121,8 +121,14 @@ func (t *transaction) loseFile(result spillResult, live bool) {
 // resend gives the server the next bytes that are in the file, if it has got all that comes before them and takes more.
 func (t *transaction) resend() {
 	c := t.srv
-	if t.reading || t.caughtUp() || c.state != serverBusy || t.previewOnly() || t.sent < len(t.held.B) || c.pending() >= highWater {
+	if t.reading || t.caughtUp() || c.state != serverBusy || t.previewOnly() || t.sent < len(t.held.B) {
 		return
+	}
+	if c.pending() >= highWater {
+		c.flush() // it may just be what was held, encrypted: when all of that is taken at once, no event says so
+		if c.pending() >= highWater {
+			return
+		}
 	}
 	if p := t.file.Tail(t.resent); p != nil {
 		t.sendKept(p)

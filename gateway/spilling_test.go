@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -250,6 +251,50 @@ func TestAnswerToSpilledPreview(t *testing.T) {
 		c.Close()
 	})
 	p.nothingSpilled(t, "kept 2")
+}
+
+// More is held in memory than is to wait for a server at a time: with TLS all of it is encrypted at once. What is in the file follows all the same.
+func TestReplayToTLS(t *testing.T) {
+	cfg, file := serverCertificate(t)
+	listen := func() net.Listener {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ln
+	}
+	for _, buffer := range []string{"16KiB", "300KiB", "1MiB"} {
+		t.Run(buffer, func(t *testing.T) {
+			a, b := serveFake(t, listen(), cfg), serveFake(t, listen(), cfg)
+			g := startGateway(t, []string{a.address, b.address}, quiet+fmt.Sprintf("    tls: {ca_file: %q}\n    retry: {replay_buffer: %s, spill: 64MiB, budget: 10}\n", file, buffer),
+				fmt.Sprintf("state_dir: %q", t.TempDir())).ready()
+			p := &pair{g, a, b}
+			body := chunked(4<<20, 60<<10)
+			overBoth(t, func(t *testing.T, listener int) {
+				for range 5 {
+					c := p.dialFor(t, listener)
+					wrote := make(chan error, 1)
+					go func() { _, err := c.Write([]byte(text(RL+reqBody) + body)); wrote <- err }()
+					s, other := p.next(t)
+					s.gets(RL + reqBody)
+					s.expect(body[:3<<20])
+					s.reset()
+					s = other.next(t)
+					s.gets(RL + reqBody)
+					s.expect(body)
+					if err := <-wrote; err != nil {
+						t.Fatal(err)
+					}
+					s.send(text(page))
+					c.expect(text(page))
+					s.Close()
+					c.Close()
+					p.settle()
+				}
+			})
+			p.nothingSpilled(t, "kept 10")
+		})
+	}
 }
 
 // A server that answers before it has got all that the other one had: the client has its answer at once. The server gets the rest, if it takes it.
