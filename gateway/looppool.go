@@ -138,6 +138,7 @@ func (t *transaction) reroute(r *route) {
 	t.route, t.pool = r, t.s.loop.poolFor(r.pool)
 	t.tried, t.silent = r.pool.places(was, t.tried), r.pool.places(was, t.silent)
 	t.setKey(t.reparse())
+	t.setDecision()
 }
 
 // places are those servers in p that have some places in was.

@@ -158,9 +158,7 @@ func (t *transaction) sendKept(p []byte) {
 	if !t.caughtUp() {
 		return
 	}
-	if t.requestDone {
-		t.wholeAt = t.s.loop.now
-	}
+	t.srv.readyAt = t.s.loop.now // what it takes from now on is its own time
 	if t.answered {
 		t.endSpill()
 	}

@@ -87,27 +87,34 @@ func (t *transaction) echo() {
 // lastChunk is the canonical end of a body, and of a preview that is not all of it.
 const lastChunk = "0\r\n\r\n"
 
-// setDecision sets the time in which the verdict has to be there.
+// setDecision sets the time in which the verdict has to be there, as far as it can be told now.
 func (t *transaction) setDecision() {
+	due := int64(0) // none
 	if t.route.decision > 0 {
-		t.s.loop.wheel.set(&t.decision, t.s.loop.now+t.route.decision)
+		due = t.decisionDue()
 	}
+	t.s.loop.wheel.set(&t.decision, due)
 }
 
-// onDecision is called when the time for the verdict may be over. It begins when a server could begin: the request is in, or its preview.
-func (t *transaction) onDecision() {
-	l := t.s.loop
-	if !t.active || t.answered || t.route.decision == 0 { // it may have got another route since
-		return
-	}
-	began := l.now
+// decisionDue is when the time for the verdict is over. It begins when a server could begin: the request is in, or its preview.
+func (t *transaction) decisionDue() int64 {
+	began := t.s.loop.now
 	switch {
 	case t.requestDone || t.s.request == requestHeld:
 		began = t.wholeAt
 	case t.waiting: // the rest of it is not read meanwhile
 		began = t.queuedAt
 	}
-	if due := began + t.route.decision; l.now < due {
+	return began + t.route.decision
+}
+
+// onDecision is called when the time for the verdict may be over.
+func (t *transaction) onDecision() {
+	l := t.s.loop
+	if !t.active || t.answered || t.route.decision == 0 { // it may have got another route since
+		return
+	}
+	if due := t.decisionDue(); l.now < due {
 		l.wheel.set(&t.decision, due)
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"icapgate/configs"
 	"icapgate/health"
 )
 
@@ -297,6 +298,82 @@ func TestDecisionTimeout(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A reload that changes decision_timeout, while a request waits: it has the time of the service that it is routed to now.
+func TestDecisionTimeoutReloaded(t *testing.T) {
+	for _, v := range []struct{ before, after time.Duration }{{4 * time.Second, 0}, {0, 4 * time.Second}, {4 * time.Second, 20 * time.Second}} {
+		t.Run(fmt.Sprint(v.before, " to ", v.after), func(t *testing.T) {
+			conf := func(d time.Duration) string { return fmt.Sprintf("services: [{decision_timeout: %v}]\n", d) }
+			g := startVirtual(t, nil, "    queue: {timeout: 1h}\n    slow_start: 0s\n", conf(v.before))
+			next := *g.config.Load()
+			next.Services = append(next.Services[:0:0], next.Services...)
+			next.Services[0].DecisionTimeout = configs.Duration(v.after)
+			g.load = func() (*configs.Config, error) { return &next, nil }
+			server := g.servers0()[0]
+			server.MarkFull(g.time.Load() + int64(time.Second))
+			c := g.connect(1)
+			g.say(c, RL+reqBody+"5¶hello¶")
+			if err := g.Reload(); err != nil {
+				t.Fatal(err)
+			}
+			g.settle()
+			server.MarkFull(0)
+			g.testGateway.onLoops(func(l *loop) { l.gw.offer(server) })
+			s := g.f.next(t)
+			s.gets(RL + reqBody + "5¶hello¶")
+			g.pass(30 * time.Second) // the client's own time
+			g.say(c, "0¶¶")
+			s.expect(text("0¶¶"))
+			if v.after == 0 {
+				g.pass(50 * time.Second)
+				s.send(text(page))
+				c.expect(text(page))
+				s.release()
+				return
+			}
+			g.pass(v.after - 1)
+			g.settle()
+			if unread(t, &serverSide{client: c}) != 0 {
+				t.Fatal("an answer came too early")
+			}
+			g.pass(time.Duration(1 + tick))
+			c.refusal(502, false)
+			s.dropped(t)
+		})
+	}
+}
+
+// The time for a decision is not longer for a request that is sent again from a file.
+func TestDecisionTimeoutOfReplay(t *testing.T) {
+	v := startVirtualPair(t, spilled, fmt.Sprintf("state_dir: %q\nservices: [{decision_timeout: 4s}]", t.TempDir()))
+	body := chunked(2<<20, 60<<10)
+	overBoth(t, func(t *testing.T, listener int) {
+		c := v.connect(listener)
+		wrote := make(chan error, 1)
+		go func() { _, err := c.Write([]byte(text(RL+reqBody) + body)); wrote <- err }()
+		s, other := v.next(t)
+		s.gets(RL + reqBody)
+		s.expect(body)
+		if err := <-wrote; err != nil {
+			t.Fatal(err)
+		}
+		v.pass(3 * time.Second)
+		s.reset()
+		s = other.next(t)
+		s.gets(RL + reqBody)
+		s.expect(body)
+		v.pass(time.Second - 1)
+		v.settle()
+		if unread(t, &serverSide{client: c}) != 0 {
+			t.Fatal("an answer came too early")
+		}
+		v.pass(time.Duration(1 + 2*tick))
+		c.refusal(502, false)
+		s.dropped(t)
+		c.Close()
+		v.settle()
+	})
 }
 
 // dropped waits until the gateway has ended a connection that is the test's.
