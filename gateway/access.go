@@ -46,6 +46,9 @@ func (l *loop) logAccess(t *transaction) {
 		Queue: time.Duration(t.queueTime), Connect: time.Duration(t.connectTime), Total: time.Duration(l.now - t.began),
 		ClientIP: t.noted.b[t.noted.pathEnd:t.noted.ipEnd], User: t.noted.b[t.noted.ipEnd:], End: t.end,
 	}
+	if t.echoing {
+		r.Out = r.In
+	}
 	if t.firstByte > 0 {
 		r.FirstByte = time.Duration(t.firstByte - t.began)
 	}

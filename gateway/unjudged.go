@@ -29,15 +29,15 @@ func (t *transaction) refuse(status int, why rejectReason, retryAfter int) {
 	case t.mayAllow(why):
 		t.pass(why)
 		return
-	case t.method != icap.MethodOptions && t.route.allows[why]:
+	case t.method != icap.MethodOptions && t.route.allows[why] && !t.s.closed:
 		t.s.loop.stats.allowed[why][allowedNever].Add(1)
 	}
 	t.reply(status, why, retryAfter)
 }
 
-// mayAllow says whether the request passes rather than being rejected for this reason, and can.
+// mayAllow says whether the request passes rather than being rejected for this reason, and can. To a client that has gone, nothing does.
 func (t *transaction) mayAllow(why rejectReason) bool {
-	return t.route.allows[why] && t.method != icap.MethodOptions && (t.takes204() || t.held != nil && t.file == nil)
+	return t.route.allows[why] && t.method != icap.MethodOptions && !t.s.closed && (t.takes204() || t.held != nil && t.file == nil)
 }
 
 // pass lets the request pass unjudged. It is a security event: counted, logged, and marked in the answer.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -104,6 +105,42 @@ func TestUnjudgedAfterBlackHoles(t *testing.T) {
 		v.pass(time.Duration(holes) * (2*time.Second + time.Duration(tick)))
 		c.passed(t, 200, "no_server", "req-hdr=0, req-body=28")
 		c.expect(text(P + chunks))
+	}
+}
+
+// A client that has gone gets nothing, so nothing passes: the verdict is missing, and the log says so.
+func TestUnjudgedClientGone(t *testing.T) {
+	v := startVirtual(t, nil, "    retry: {attempts: 0}\n", allowing)
+	overBoth(t, func(t *testing.T, listener int) {
+		c := v.connect(listener)
+		v.say(c, v05)
+		s := v.f.next(t)
+		s.gets(v05)
+		c.reset()
+		eventually(t, "the client gone", func() bool { return v.Sessions() == 0 })
+		s.reset()
+		eventually(t, "the end of the request", func() bool { return v.inFlight() == 0 })
+		v.settle()
+	})
+	for _, name := range allowedWayNames {
+		if n := v.metric(fmt.Sprintf(`allowed_total{reason="server_failed",by=%q}`, name)); n != 0 {
+			t.Errorf("%v were counted: %s", n, name)
+		}
+	}
+	v.logged("502 server_failed", "502 server_failed")
+}
+
+// The access log has the bytes of a message that was given back.
+func TestEchoIsLogged(t *testing.T) {
+	v := startVirtual(t, nil, "    panic_threshold: 0\n", allowing)
+	v.downForGood()
+	c := v.connect(1)
+	c.send(text(v05))
+	c.passed(t, 200, "no_server", "req-hdr=0, req-body=28")
+	c.expect(text(P + chunks))
+	v.Close()
+	if b, err := os.ReadFile(v.log); err != nil || !strings.Contains(string(b), `"bytes_in":5,"bytes_out":5,`) {
+		t.Errorf("%s (%v): not 5 bytes in and out", b, err)
 	}
 }
 
