@@ -132,6 +132,33 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
+// The same where there are no files without a name: it has none from the beginning.
+func TestCreateNamed(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.SetMax(1 << 20)
+	s.create = func() (*os.File, error) { return createNamed(dir) }
+	o := newOwner(t, s, 1<<20)
+	defer o.file.Close()
+	want := randomBytes(2*blockSize + 1)
+	if err := o.file.Append(want); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(o.all(), want) {
+		t.Error("other bytes than were appended")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("the folder has %v (%v), want nothing", entries, err)
+	}
+	if _, err := createNamed(dir + "/missing"); err == nil {
+		t.Error("a file in a folder that is not there")
+	}
+}
+
 // On the disk there is neither a name nor a byte of what was sent.
 func TestNothingInClear(t *testing.T) {
 	dir := t.TempDir()

@@ -68,7 +68,12 @@ func create(dir string) (*os.File, error) {
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EINVAL) {
 		return nil, &os.PathError{Op: "create a file in", Path: dir, Err: err}
 	}
-	f, err := os.CreateTemp(dir, "replay-") // a file system that knows none without a name
+	return createNamed(dir)
+}
+
+// createNamed does it on a file system that knows no files without a name.
+func createNamed(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "replay-")
 	if err != nil {
 		return nil, err
 	}
