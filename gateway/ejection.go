@@ -181,21 +181,24 @@ func (m *servers) doubt(s *pool.Server) {
 	if !s.Health.Doubt() {
 		return
 	}
-	if s.Health.Usable(-1) {
-		m.gw.log.Info("nothing is heard of a server: others are preferred", "server", s.Name)
-	}
 	for _, p := range m.gw.table.Load().pools {
-		if p.has(s) {
-			m.gw.offerAll(p)
+		if !p.has(s) {
+			continue
 		}
+		if s.Health.Usable(-1) {
+			m.gw.log.Info("nothing is heard of a server: others are preferred", "pool", p.name, "server", s.Name)
+		}
+		m.gw.offerAll(p)
 	}
 }
 
 // onRelief is called when something has been heard of a doubted server.
 func (m *servers) onRelief(s *pool.Server) {
-	if s.Health.Usable(-1) {
-		m.gw.log.Info("the server is heard of again", "server", s.Name)
-		m.gw.offer(s)
+	for _, p := range m.gw.table.Load().pools {
+		if p.has(s) && s.Health.Usable(-1) {
+			m.gw.log.Info("the server is heard of again", "pool", p.name, "server", s.Name)
+			m.gw.offer(s)
+		}
 	}
 }
 
