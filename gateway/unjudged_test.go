@@ -36,9 +36,8 @@ func (c *client) passed(t testing.TB, status int, reason, list string) {
 // What a client gets for a request that no server can judge: its own message, or the word that nothing is to be changed.
 func TestUnjudgedPasses(t *testing.T) {
 	const (
-		req     = "req-hdr=0, req-body=28"
-		bothPL  = PL + resBody + "5¶hello¶0¶¶"
-		trailer = "5¶hello¶0¶X-T: 1¶¶"
+		req    = "req-hdr=0, req-body=28"
+		bothPL = PL + resBody + "5¶hello¶0¶¶"
 	)
 	for _, v := range []struct {
 		name, request string
