@@ -137,12 +137,29 @@ func (m *servers) resolve(p *poolTable) (list []member) {
 			s := have[key{at.addr, at.authority}]
 			if s == nil {
 				s = pool.NewServer(at.addr, at.authority, at.weight, limitsOf(&p.cfg, c.MaxConnections, share), p.queue)
+				if before := m.before(p, at.addr); before != nil {
+					s.Inherit(before)
+				}
 				s.Health.OnChange(m.onHealth(s))
 			}
 			list = append(list, member{s, c.Address, at.weight, at.tier, c.MaxConnections})
 		}
 	}
 	return list
+}
+
+// before is the server that a pool has or had at an address under another name, or that has left and may have requests, nil: there is none.
+func (m *servers) before(p *poolTable, addr netip.AddrPort) *pool.Server {
+	m.gw.retired.mu.Lock()
+	defer m.gw.retired.mu.Unlock()
+	for _, list := range [][]*pool.Server{p.servers, m.gw.retired.servers} {
+		for _, s := range slices.Backward(list) {
+			if s.Addr == addr && s.Queue == p.queue {
+				return s
+			}
+		}
+	}
+	return nil
 }
 
 func limitsOf(cfg *configs.Pool, maxConnections, share int) pool.Limits {
@@ -191,6 +208,7 @@ func (m *servers) refresh() {
 		m.gw.swap(next)
 		m.retire(next)
 		for _, p := range changed {
+			m.limit(p) // of an entry that stands for another server now
 			m.onSelection(p)
 			m.onMethods(next, p)
 		}

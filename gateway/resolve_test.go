@@ -354,8 +354,13 @@ func TestDNSUnderLoad(t *testing.T) {
 	stop.Store(true)
 	clients.Wait()
 	eventually(t, "no connection to a server that has gone", func() bool {
-		for s := range gone {
-			if s.Connections() != 0 || s.InFlight() != 0 {
+		for s := range gone { // some have come back as other servers, with which they count their connections together
+			if s.InFlight() != 0 || s.Idle() != 0 || s.Connections() != 0 && d.byAddress(s.Addr.Addr().String()) == nil {
+				return false
+			}
+		}
+		for _, s := range d.table.Load().pools[0].servers {
+			if s.Connections() != s.Idle() {
 				return false
 			}
 		}
@@ -619,5 +624,67 @@ func TestRetryAfterChange(t *testing.T) {
 			c.expect(text(page))
 			second.release()
 		})
+	}
+}
+
+// A server that another entry of the configuration stands for now has the limit of that entry.
+func TestLimitOfOtherEntry(t *testing.T) {
+	d := startDNS(t, 1, `[{address: "srv:s.test", max_connections: 4}, {address: "a.test:PORT", max_connections: 8}]`, quiet+"    reserve: 0\n", hour,
+		"s.test. 0 SRV 0 0 PORT a.test.", "s.test. 0 SRV 0 0 1 b.test.", "a.test. 0 A 127.0.0.1", "b.test. 0 A 127.0.0.2")
+	s := d.byAddress("127.0.0.1")
+	if s.Cap() != 4 {
+		t.Fatalf("cap %d", s.Cap())
+	}
+	d.set("s.test. 0 SRV 0 0 1 b.test.", "a.test. 0 A 127.0.0.1", "b.test. 0 A 127.0.0.2")
+	d.look()
+	if d.byAddress("127.0.0.1") != s || s.Cap() != 8 {
+		t.Errorf("cap %d, want 8", s.Cap())
+	}
+}
+
+// A server that comes back while requests run on the connections that it had is not given more than its limit allows together with them.
+func TestLimitOfServerThatComesBack(t *testing.T) {
+	d := startDNS(t, 1, `[{address: "dlp.test:PORT", max_connections: 2}, "127.0.0.2:1"]`, quiet+"    reserve: 0\n", hour, "dlp.test. 0 A 127.0.0.1")
+	eventually(t, "the server", func() bool { return d.byAddress("127.0.0.1").Health.Usable(-1) })
+	begin := func() (*client, *serverSide) {
+		c := d.dial(1)
+		c.send(text(v04))
+		s := d.fakes[0].next(t)
+		s.head()
+		s.expect(text(G))
+		return c, s
+	}
+	end := func(c *client, s *serverSide) {
+		s.send(text(page))
+		c.expect(text(page))
+		s.release()
+	}
+	first, one := begin()
+	old := d.byAddress("127.0.0.1")
+	d.set("dlp.test. 0 A 127.0.0.9")
+	d.look()
+	d.set("dlp.test. 0 A 127.0.0.1")
+	d.look()
+	s := d.byAddress("127.0.0.1")
+	if s == old || s.Requests() != 0 {
+		t.Error("the server that came back is the one that went")
+	}
+	eventually(t, "the server", func() bool { return s.Health.Usable(-1) })
+	if s.Connections() != 1 {
+		t.Errorf("%d connections, want the one that there is", s.Connections())
+	}
+	second, two := begin()
+	third := d.dial(1)
+	third.send(text(v04))
+	queue := d.table.Load().pools[0].queue
+	eventually(t, "a request in the queue", func() bool { return queue.Depth() == 1 })
+	end(first, one) // its end is what the third one waits for
+	three := d.fakes[0].next(t)
+	three.head()
+	three.expect(text(G))
+	end(third, three)
+	end(second, two)
+	if old.InFlight() != 0 {
+		t.Errorf("%d requests", old.InFlight())
 	}
 }

@@ -18,18 +18,25 @@ type Server struct {
 	Health    *health.Status
 	Queue     *Queue // of its pool: gets what Release frees
 
+	slots    *slots // of the address; static after Inherit
 	expedite atomic.Pointer[func()]
 	limits   atomic.Pointer[Limits]
 
 	weight    atomic.Int32 // twice the weight, and 1 if an operator has set it
 	learnt    atomic.Int32 // Max-Connections as the server last said, 0: nothing said
-	conns     atomic.Int32 // slots taken: connecting, busy and idle connections
 	idle      atomic.Int32 // idle ones among them
 	inFlight  atomic.Int32 // attempts running
 	waiting   atomic.Int32 // requests in line for it before all others: Wait.Own
 	requests  atomic.Uint64
 	fullUntil atomic.Int64 // loop time in ns until which the server said 503: skip it
 	startedAt atomic.Int64 // loop time in ns of the beginning of its slow start, 0: there was none
+}
+
+// slots are the connections to an address: of its Server, and of those before it that were there under another name or left for a while, as
+// long as requests run on them.
+type slots struct {
+	taken  atomic.Int32           // connecting, busy and idle connections
+	latest atomic.Pointer[Server] // of those that share them
 }
 
 // Limits is what the configuration says about a server's connections.
@@ -44,10 +51,17 @@ const ShareUnknown = math.MaxInt32
 
 // NewServer returns a server without connections.
 func NewServer(addr netip.AddrPort, authority string, weight int, l Limits, q *Queue) *Server {
-	s := &Server{Addr: addr, Name: addr.String(), Authority: authority, Health: new(health.Status), Queue: q}
+	s := &Server{Addr: addr, Name: addr.String(), Authority: authority, Health: new(health.Status), Queue: q, slots: new(slots)}
+	s.slots.latest.Store(s)
 	s.ResetWeight(weight)
 	s.limits.Store(&l)
 	return s
+}
+
+// Inherit has the connections of before count, which was at the same address: what is there counts them together. It is called before anything else.
+func (s *Server) Inherit(before *Server) {
+	s.slots = before.slots
+	s.slots.latest.Store(s)
 }
 
 // SetExpedite says how the next check is brought forward; f must not block.
@@ -100,7 +114,7 @@ func (s *Server) Share(now, span int64) int32 {
 	return weight * Parts
 }
 
-func (s *Server) Connections() int { return int(s.conns.Load()) }
+func (s *Server) Connections() int { return int(s.slots.taken.Load()) }
 func (s *Server) Idle() int        { return int(s.idle.Load()) }
 func (s *Server) InFlight() int    { return int(s.inFlight.Load()) }
 
@@ -134,11 +148,11 @@ func (s *Server) Cap() int {
 func (s *Server) Acquire() bool {
 	limit := int32(s.Cap())
 	for {
-		n := s.conns.Load()
+		n := s.slots.taken.Load()
 		if limit > 0 && n >= limit {
 			return false
 		}
-		if s.conns.CompareAndSwap(n, n+1) {
+		if s.slots.taken.CompareAndSwap(n, n+1) {
 			return true
 		}
 	}
@@ -146,10 +160,13 @@ func (s *Server) Acquire() bool {
 
 // Release gives a slot back; the first waiter that can use it gets it.
 func (s *Server) Release() {
-	if s.conns.Add(-1) < 0 {
+	if s.slots.taken.Add(-1) < 0 {
 		panic("BUG: pool: more slots released than acquired")
 	}
 	s.Queue.Offer(s)
+	if latest := s.slots.latest.Load(); latest != s {
+		latest.Queue.Offer(latest)
+	}
 }
 
 // Begin and End bracket one attempt.
@@ -171,13 +188,13 @@ func (s *Server) FullUntil() int64 { return s.fullUntil.Load() }
 // HasSlot says whether Acquire would succeed now.
 func (s *Server) HasSlot() bool {
 	limit := s.Cap()
-	return limit == 0 || int(s.conns.Load()) < limit
+	return limit == 0 || int(s.slots.taken.Load()) < limit
 }
 
 // OverCap says whether there are more connections than the cap allows, because it has become smaller.
 func (s *Server) OverCap() bool {
 	limit := s.Cap()
-	return limit > 0 && int(s.conns.Load()) > limit
+	return limit > 0 && int(s.slots.taken.Load()) > limit
 }
 
 // Full says whether the server is to be skipped now because it said that it is full.
