@@ -41,6 +41,7 @@ func (l *loop) currentTable() *table {
 		return t
 	}
 	l.table = t
+	l.stats.forget(t, l.now)
 	old := l.pools
 	l.pools = make(map[*poolTable]*loopPool, len(t.pools))
 	shards := l.shards

@@ -96,6 +96,8 @@ type loopStats struct {
 	mu       sync.Mutex
 	requests map[requestSeries]*atomic.Uint64
 	phases   map[string]*[phases]histogram // by pool
+
+	left map[string]int64 // since when servers of requests are in no table; owned by the loop
 }
 
 // requestSeries are the labels of requests_total.
@@ -108,7 +110,35 @@ type requestSeries struct {
 }
 
 func newLoopStats() *loopStats {
-	return &loopStats{requests: make(map[requestSeries]*atomic.Uint64), phases: make(map[string]*[phases]histogram)}
+	return &loopStats{requests: make(map[requestSeries]*atomic.Uint64), phases: make(map[string]*[phases]histogram), left: make(map[string]int64)}
+}
+
+// keepSeries is for how long a server that has gone has series, in ns: until everybody has read them.
+const keepSeries = int64(time.Hour)
+
+// forget drops the series of servers that are gone for good: DNS brings new addresses as long as the gateway runs.
+func (st *loopStats) forget(t *table, now int64) {
+	there := make(map[string]bool)
+	for _, p := range t.pools {
+		for _, s := range p.servers {
+			there[s.Name] = true
+			delete(st.left, s.Name)
+		}
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for series := range st.requests {
+		if series.server == "" || there[series.server] {
+			continue
+		}
+		switch since, known := st.left[series.server]; {
+		case !known:
+			st.left[series.server] = now
+		case now-since >= keepSeries:
+			delete(st.requests, series)
+		}
+	}
+	maps.DeleteFunc(st.left, func(_ string, since int64) bool { return now-since >= keepSeries })
 }
 
 // count notes a finished transaction.

@@ -688,3 +688,54 @@ func TestLimitOfServerThatComesBack(t *testing.T) {
 		t.Errorf("%d requests", old.InFlight())
 	}
 }
+
+// A server that has gone keeps its series until everybody has read them, and not for ever; one that comes back goes on counting.
+func TestSeriesOfServersThatHaveGone(t *testing.T) {
+	d := startDNS(t, 2, `["dlp.test:PORT"]`, quiet, hour, "dlp.test. 0 A 127.0.0.1")
+	d.ready()
+	d.answerAll()
+	c := d.dial(1)
+	series := func(host string) string {
+		return fmt.Sprintf(`requests_total{listener="icap",pool="dlp",server="%s:%s",method="REQMOD",code="200"}`, host, d.port)
+	}
+	require := func(first, second float64) {
+		t.Helper()
+		c.send(text(v04))
+		c.expect(text(page))
+		eventually(t, "the count of the latest request", func() bool { return d.metric(series("127.0.0.2")) == second })
+		if n := d.metric(series("127.0.0.1")); n != first {
+			t.Errorf("%v requests on the first server, want %v", n, first)
+		}
+	}
+	to := func(hosts ...string) {
+		var records []string
+		for _, h := range hosts {
+			records = append(records, "dlp.test. 0 A "+h)
+		}
+		d.set(records...)
+		d.look()
+		d.ready()
+	}
+	pass := func(span int64) { // as if a time had passed
+		d.onLoops(func(l *loop) {
+			for name := range l.stats.left {
+				l.stats.left[name] -= span
+			}
+		})
+	}
+	require(1, 0)
+	to("127.0.0.2")
+	require(1, 1)
+	pass(keepSeries / 2)
+	to("127.0.0.1", "127.0.0.2")
+	d.byAddress("127.0.0.1").SetWeight(0)
+	pass(keepSeries)
+	require(1, 2)
+	to("127.0.0.2")
+	require(1, 3)
+	pass(keepSeries)
+	d.set("dlp.test. 0 A 127.0.0.2", "dlp.test. 0 A 192.0.2.1")
+	d.look()
+	d.byAddress("192.0.2.1").SetWeight(0)
+	require(0, 4)
+}
