@@ -39,6 +39,9 @@ const (
 	maxSockets = 8
 	silentFor  = 30 * time.Second
 
+	// leastSilence is how long a nameserver has to be silent to be known as such, if the whole lookup ends before its time is over.
+	leastSilence = 500 * time.Millisecond
+
 	// udpSize is the size of a UDP answer that gets through everywhere without fragments.
 	udpSize = 1232
 )
@@ -244,12 +247,11 @@ func (l *lookup) exchange(ctx context.Context, full string, t uint16) (m *dns.Ms
 	for range max(l.attempts, 1) {
 		for _, server := range l.inTurn(l.servers) {
 			m, err = l.askServer(ctx, server, full, t)
-			if ctx.Err() != nil && err != nil {
-				return nil, &Error{Timeout, full, "no answer in time from the nameservers"}
-			}
-			l.heard(server, ResultOf(err) != Timeout)
-			if err == nil {
+			switch {
+			case err == nil:
 				return m, nil
+			case ctx.Err() != nil:
+				return nil, &Error{Timeout, full, "no answer in time from the nameservers"}
 			}
 		}
 	}
@@ -291,6 +293,7 @@ func (r *Resolver) askServer(ctx context.Context, server, full string, t uint16)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	began := time.Now()
 	q := new(dns.Msg)
 	q.SetQuestion(full, t) // with a random id
 	q.SetEdns0(udpSize, false)
@@ -307,8 +310,12 @@ func (r *Resolver) askServer(ctx context.Context, server, full string, t uint16)
 		return nil, &Error{result, full, fmt.Sprintf("%s from nameserver %s", reason, server)}
 	}
 	var timeout net.Error
+	silent := errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, os.ErrDeadlineExceeded)
+	if silent && time.Since(began) >= min(r.cfg.Timeout, leastSilence) || !silent && !errors.Is(err, context.Canceled) {
+		r.heard(server, !silent)
+	}
 	switch {
-	case errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, os.ErrDeadlineExceeded):
+	case silent:
 		return fail(Timeout, "no answer within "+r.cfg.Timeout.String())
 	case err != nil:
 		return nil, &Error{Failed, full, fmt.Sprintf("cannot ask nameserver %s: %v", server, err)}

@@ -600,3 +600,25 @@ func FuzzReply(f *testing.F) {
 		}
 	})
 }
+
+// A nameserver that is silent until the whole lookup has to end comes after the others, too: the next lookup succeeds.
+func TestSilentForLong(t *testing.T) {
+	silent, good := startNameserver(t), startNameserver(t)
+	silent.Silence()
+	good.Set("a.test. 60 A 192.0.2.1")
+	r := newTestResolver(t, patience, "", "", silent, good)
+	ctx, cancel := context.WithTimeout(t.Context(), leastSilence+100*time.Millisecond)
+	defer cancel()
+	if _, err := r.Lookup(ctx, Host("a.test"), Answer{}); ResultOf(err) != Timeout {
+		t.Errorf("error %v", err)
+	}
+	silent.Asked()
+	a, err := r.Lookup(t.Context(), Host("a.test"), Answer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	requireTargets(t, a.Targets, "192.0.2.1")
+	if asked := silent.Asked(); len(asked) > 0 {
+		t.Errorf("the silent one was asked %q", asked)
+	}
+}
