@@ -29,6 +29,9 @@ func (g *Gateway) reload() error {
 	m := &g.servers
 	m.changing.Lock()
 	defer m.changing.Unlock()
+	if m.ctx.Err() != nil {
+		return errEnding
+	}
 	cfg, err := g.load()
 	if err != nil {
 		return err
@@ -47,6 +50,9 @@ func (g *Gateway) reload() error {
 	t, err := m.build(cfg, g.table.Load())
 	if err != nil {
 		return err
+	}
+	if m.ctx.Err() != nil {
+		return errEnding
 	}
 	if err := g.limits.apply(cfg, t); err != nil {
 		return err
@@ -67,6 +73,8 @@ func (g *Gateway) reload() error {
 	m.retire(t)
 	return nil
 }
+
+var errEnding = errors.New("the gateway is ending")
 
 // needsRestart names every difference between two configurations that can't be put in force while running.
 func needsRestart(old, new *configs.Config) error {

@@ -739,3 +739,23 @@ func TestSeriesOfServersThatHaveGone(t *testing.T) {
 	d.byAddress("192.0.2.1").SetWeight(0)
 	require(0, 4)
 }
+
+// A gateway that is closed during a reload ends it, and begins no other one.
+func TestCloseDuringReload(t *testing.T) {
+	f := startFake(t)
+	ns := startNameserver(t)
+	asked := make(chan struct{}, 100)
+	ns.Handle(func(dns.ResponseWriter, *dns.Msg, bool) bool { asked <- struct{}{}; return true })
+	r := startReloader(t, f.address)
+	r.set([]string{f.address, "slow.test"}, fmt.Sprintf("dns: {servers: [%q], interval: 1h, timeout: 20s}\n", ns.Addr))
+	reloaded := make(chan error, 1)
+	go func() { reloaded <- r.Reload() }()
+	<-asked
+	r.Close()
+	if <-reloaded == nil {
+		t.Error("the reload has succeeded")
+	}
+	if r.Reload() == nil {
+		t.Error("a reload after Close has succeeded")
+	}
+}

@@ -226,7 +226,9 @@ func (m *servers) retire(t *table) {
 func (m *servers) stop() {
 	if m.cancel != nil {
 		m.cancel()
+		m.changing.Lock() // a reload that runs may begin something more, and none does after it
 		m.names.Close()
+		m.changing.Unlock()
 	}
 	m.group.Wait()
 }
