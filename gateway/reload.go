@@ -54,6 +54,9 @@ func (g *Gateway) reload() error {
 	if m.ctx.Err() != nil {
 		return errEnding
 	}
+	if err := m.keepsServers(g.table.Load(), t); err != nil {
+		return err
+	}
 	if err := g.limits.apply(cfg, t); err != nil {
 		return err
 	}

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -146,6 +148,28 @@ func (m *servers) resolve(p *poolTable) (list []member) {
 		}
 	}
 	return list
+}
+
+// keepsServers names the pools that have servers and would have none, because none of their names is known: a name with a fault in it, most often.
+func (m *servers) keepsServers(old, t *table) error {
+	var faults []error
+	for _, p := range t.pools {
+		if was := old.pool(p.name); len(p.servers) > 0 || was == nil || len(was.servers) == 0 {
+			continue
+		}
+		var why []error
+		for i := range p.cfg.Servers {
+			if q, _, ok := question(&p.cfg.Servers[i]); ok {
+				err := m.names.State(q).Err
+				if err == nil {
+					err = fmt.Errorf("%s has not been looked up yet", q)
+				}
+				why = append(why, err)
+			}
+		}
+		faults = append(faults, fmt.Errorf("pool %s would have no server: %w", p.name, errors.Join(why...)))
+	}
+	return errors.Join(faults...)
 }
 
 // before is the server that a pool has or had at an address under another name, or that has left and may have requests, nil: there is none.

@@ -740,6 +740,22 @@ func TestSeriesOfServersThatHaveGone(t *testing.T) {
 	require(0, 4)
 }
 
+// A reload whose names nobody knows does not take all servers from a pool that has some: it is refused.
+func TestReloadToUnknownName(t *testing.T) {
+	f := startFake(t)
+	ns := startNameserver(t)
+	r := startReloader(t, f.address)
+	r.set([]string{"typo.test"}, fmt.Sprintf("dns: {servers: [%q], interval: 1h}\n", ns.Addr))
+	if err := r.Reload(); err == nil || !strings.Contains(err.Error(), "pool dlp would have no server") || !strings.Contains(err.Error(), "typo.test.: no such name") {
+		t.Errorf("error %v", err)
+	}
+	if got := r.names(); !slices.Equal(got, []string{f.address}) || len(r.Status().Names) != 0 {
+		t.Errorf("servers %q, names %v", got, r.Status().Names)
+	}
+	r.set([]string{"typo.test", f.address}, fmt.Sprintf("dns: {servers: [%q], interval: 1h}\n", ns.Addr))
+	r.reload()
+}
+
 // A gateway that is closed during a reload ends it, and begins no other one.
 func TestCloseDuringReload(t *testing.T) {
 	f := startFake(t)
