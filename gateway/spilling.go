@@ -62,7 +62,7 @@ func (t *transaction) beginSpill() {
 		t.dropHeld()
 		return
 	}
-	if !l.gw.limits.take(1) {
+	if l.gw.spills.Load().Stalled() || !l.gw.limits.take(1) {
 		l.stats.spills[spillFailed].Add(1)
 		t.dropHeld()
 		return

@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -58,7 +59,8 @@ type File struct {
 	file   *os.File
 	aead   cipher.AEAD
 	sealed []byte // scratch
-	failed bool
+
+	failed atomic.Bool // nothing more is written
 }
 
 // block is what is encrypted together.
@@ -183,31 +185,56 @@ func (f *File) tell(event func()) {
 // work does the tasks in their order.
 func (f *File) work() {
 	defer f.release()
-	if err := f.open(); err != nil {
-		f.fail(err)
-	}
+	f.inTime(func() {
+		if err := f.open(); err != nil {
+			f.fail(err)
+		}
+	})
 	for {
 		t, ok := f.next()
 		if !ok {
 			return
 		}
-		if t.block == nil {
-			f.read(t)
-			continue
-		}
-		if err := f.write(t); err != nil {
-			f.fail(err)
-		}
-		blocks.Put(t.block)
-		if f.waiting.Add(-1) == busyAt-1 {
-			f.tell(f.events.Room)
-		}
+		f.inTime(func() { f.do(t) })
+	}
+}
+
+func (f *File) do(t task) {
+	if t.block == nil {
+		f.read(t)
+		return
+	}
+	if err := f.write(t); err != nil {
+		f.fail(err)
+	}
+	blocks.Put(t.block)
+	if f.waiting.Add(-1) == busyAt-1 {
+		f.tell(f.events.Room)
+	}
+}
+
+// inTime runs what asks the disk for something. One that does not answer for as long as the store has patience has failed for this file, and the
+// store takes no further ones until it does.
+func (f *File) inTime(ask func()) {
+	var late bool
+	done := make(chan struct{})
+	timer := time.AfterFunc(f.store.patience, func() {
+		late = true
+		f.store.stalled.Add(1)
+		f.fail(errors.New("the disk does not answer"))
+		close(done)
+	})
+	ask()
+	if !timer.Stop() {
+		<-done
+	}
+	if late {
+		f.store.stalled.Add(-1)
 	}
 }
 
 func (f *File) fail(err error) {
-	if !f.failed {
-		f.failed = true
+	if f.failed.CompareAndSwap(false, true) {
 		f.tell(func() { f.events.Fail(err) })
 	}
 }
@@ -228,7 +255,7 @@ func (f *File) open() (err error) {
 
 // write encrypts and writes a block. Its place is authenticated, too.
 func (f *File) write(t task) error {
-	if f.failed {
+	if f.failed.Load() {
 		return nil
 	}
 	f.sealed = f.aead.Seal(f.sealed[:0], nil, t.block.b[:], place(t.index))
@@ -252,7 +279,7 @@ func (f *File) read(t task) {
 }
 
 func (f *File) readBlock(index int64) (*block, error) {
-	if f.failed {
+	if f.failed.Load() {
 		return nil, errors.New("it was not written")
 	}
 	if cap(f.sealed) < int(fileBlock) {

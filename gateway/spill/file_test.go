@@ -399,3 +399,25 @@ func BenchmarkAppend(b *testing.B) {
 	}
 	o.file.Close()
 }
+
+// A disk that does not answer at all: the owner hears of it in time, new files are refused until it does, and nothing is left in the end.
+func TestDiskStalls(t *testing.T) {
+	s := openStore(t, 1<<30)
+	s.patience = 10 * time.Millisecond
+	gate := make(chan struct{})
+	s.create = func() (*os.File, error) { <-gate; return os.CreateTemp(t.TempDir(), "") }
+	o := newOwner(t, s, 1<<30)
+	if err := o.file.Append(randomBytes(3 * blockSize)); err != nil {
+		t.Fatal(err)
+	}
+	o.until("the error", func() bool { return o.err != nil })
+	if !s.Stalled() {
+		t.Error("the store would take another file")
+	}
+	o.file.Close()
+	close(gate)
+	<-o.closed
+	if s.Stalled() || s.Used() != 0 {
+		t.Errorf("stalled %v, %d bytes used when the disk has answered", s.Stalled(), s.Used())
+	}
+}

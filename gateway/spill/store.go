@@ -6,16 +6,24 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+const (
+	diskPatience  = 5 * time.Second // for one block
+	closePatience = 2 * time.Second // for all files at the end
+)
+
 // Store is a folder for files, and what they may take together.
 type Store struct {
-	create  func() (*os.File, error) // a new file; static, tests have their own
-	max     atomic.Int64             // bytes of all files
-	used    atomic.Int64             // bytes that files have taken of it
-	working sync.WaitGroup
+	create   func() (*os.File, error) // a new file; static, tests have their own
+	patience time.Duration            // with the disk; likewise
+	max      atomic.Int64             // bytes of all files
+	stalled  atomic.Int32             // files for which the disk does not answer
+	used     atomic.Int64             // bytes that files have taken of it
+	working  sync.WaitGroup
 
 	mu    sync.Mutex
 	files map[*File]struct{} // that are open: guarded by mu
@@ -26,7 +34,7 @@ func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the folder for requests that are kept for replay: %w", err)
 	}
-	s := &Store{create: func() (*os.File, error) { return create(dir) }, files: make(map[*File]struct{})}
+	s := &Store{create: func() (*os.File, error) { return create(dir) }, patience: diskPatience, files: make(map[*File]struct{})}
 	f, err := s.create()
 	if err != nil {
 		return nil, fmt.Errorf("cannot keep requests for replay: %w", err)
@@ -40,14 +48,25 @@ func (s *Store) SetMax(n int64) { s.max.Store(n) }
 // Used is how many bytes all files together have, in whole blocks.
 func (s *Store) Used() int64 { return s.used.Load() }
 
-// Close ends all files, whose owners are gone, and returns when their goroutines have ended.
+// Stalled says whether the disk does not answer just now: a new file would be of no use.
+func (s *Store) Stalled() bool { return s.stalled.Load() > 0 }
+
+// Close ends all files, whose owners are gone, and returns when their goroutines have ended, unless the disk keeps them for good.
 func (s *Store) Close() {
 	s.mu.Lock()
 	for f := range s.files {
 		f.end()
 	}
 	s.mu.Unlock()
-	s.working.Wait()
+	done := make(chan struct{})
+	go func() {
+		s.working.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closePatience):
+	}
 }
 
 // take takes n bytes of the store's limit.
