@@ -163,6 +163,7 @@ func (t *transaction) join(c *serverConn) {
 	t.sent, t.lineSent, t.serverContinued, t.asked = t.payload, false, false, false
 	t.spilling.begin()
 	t.attempts++
+	t.mayHaveAll = false // of the one before
 	if t.again {
 		t.again = false
 		t.s.loop.stats.replays[t.cause].Add(1)
