@@ -173,16 +173,18 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Under no policy either, with a key and without.
+// Under no policy either, with a key and without, and with affinity.
 func TestPoliciesAllocateNothing(t *testing.T) {
 	for _, name := range balancer.Names() {
 		for _, fields := range []string{"", "X-Client-IP: 192.0.2.7¶"} {
-			t.Run(name+"/"+fields, func(t *testing.T) {
-				g := startSpread(t, 3, "    balance: "+name+"\n")
-				x := newExchanger(t, g, RL+fields+"Allow: 204¶"+reqNull, 1)
-				const requests = 1000
-				requireNoAllocations(t, requests, func() { x.run(t, requests) })
-			})
+			for _, affinity := range []string{"none", "session"} {
+				t.Run(name+"/"+affinity+"/"+fields, func(t *testing.T) {
+					g := startSpread(t, 3, "    balance: "+name+"\n    affinity: "+affinity+"\n")
+					x := newExchanger(t, g, RL+fields+"Allow: 204¶"+reqNull, 1)
+					const requests = 1000
+					requireNoAllocations(t, requests, func() { x.run(t, requests) })
+				})
+			}
 		}
 	}
 }

@@ -14,7 +14,9 @@ type survey struct {
 	place      int               // of the server that is offered, -1: it is not in the pool
 	selections []selection       // by path and method
 	known      []bool            // which of them are those of this scan
-	targets    []balancer.Target // scratch
+	targets    []balancer.Target // see load
+	loaded     bool              // they are those of this scan for loadedFor, of requests that have failed on no server
+	loadedFor  need
 }
 
 // begin forgets what was found out for another scan.
@@ -28,6 +30,7 @@ func (v *survey) begin(p *poolTable, s *pool.Server, scan uint64, clock func() i
 		v.known, v.selections = make([]bool, n), make([]selection, n)
 	}
 	clear(v.known)
+	v.reload()
 }
 
 // selection is poolTable.selection, computed once for each need. Few requests have failed on a server: for them it is computed anew.
@@ -42,10 +45,14 @@ func (v *survey) selection(p *poolTable, n need, tried bitset) selection {
 	return v.selections[at]
 }
 
-// load returns the servers that a request can go to now, if they have a connection to give, with their loads.
+// load returns the servers that a request can go to now, if they have a connection to give, with their loads. Who changes them calls reload.
 func (v *survey) load(p *poolTable, n need, tried bitset, sel selection) []balancer.Target {
 	if v.targets == nil {
 		v.targets = make([]balancer.Target, len(p.servers))
+	}
+	first := tried == bitset{}
+	if v.loaded && first && n == v.loadedFor {
+		return v.targets
 	}
 	for i, s := range p.servers {
 		v.targets[i] = balancer.Target{
@@ -53,5 +60,9 @@ func (v *survey) load(p *poolTable, n need, tried bitset, sel selection) []balan
 			Usable: p.takes(i, n, sel) && !tried.has(i) && !s.Full(v.now) && !s.Health.Doubted(),
 		}
 	}
+	v.loaded, v.loadedFor = first, n
 	return v.targets
 }
+
+// reload has load look at the servers again.
+func (v *survey) reload() { v.loaded = false }

@@ -198,6 +198,7 @@ func (t *transaction) suits(s *pool.Server, scan uint64) pool.Fit {
 	}
 	targets := v.load(p, t.need(), t.tried, sel)
 	targets[t.own].InFlight-- // its own wait
+	defer func() { targets[t.own].InFlight++ }()
 	if !t.byKey {
 		switch {
 		case !targets[t.own].Usable || !balancer.HasRoom(targets, t.own):
@@ -213,7 +214,10 @@ func (t *transaction) suits(s *pool.Server, scan uint64) pool.Fit {
 		if i == v.place || i < 0 {
 			return fit
 		}
-		targets[i].Usable, fit = false, pool.Spare
+		if t.reach > 1 {
+			targets[i].Usable, fit = false, pool.Spare
+			v.reload()
+		}
 	}
 	return pool.Unfit
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -13,9 +14,9 @@ import (
 	"icapgate/pool"
 )
 
-// lined puts n requests into the line of a pool, and returns the servers' side that offers to them. Those who would be granted something are
-// counted and put back.
-func lined(tb testing.TB, p *poolTable, n int) *servers {
+// lined puts n requests into the line of a pool, none of which may be given a server, and returns the control plane that offers to them. prepare makes
+// something of each, if it is not nil.
+func lined(tb testing.TB, p *poolTable, n int, prepare func(t *transaction)) *servers {
 	tb.Helper()
 	g := &Gateway{}
 	g.servers.init(g)
@@ -26,9 +27,12 @@ func lined(tb testing.TB, p *poolTable, n int) *servers {
 		s := new(session)
 		s.loop = l
 		t := &s.tx
-		t.s, t.route, t.pool, t.own = s, &route{checkPath: -1, pool: p}, lp, -1
+		t.s, t.route, t.pool, t.own, t.reach = s, &route{checkPath: -1, pool: p}, lp, -1, 1
 		t.line.init(t)
 		t.waiter.Grant = func(*pool.Server, pool.Conn) { tb.Error("a request was given a server that takes none") }
+		if prepare != nil {
+			prepare(t)
+		}
 		if !p.queue.Push(&t.waiter, pool.Wait{Since: int64(i)}) {
 			tb.Fatal("the line is full")
 		}
@@ -57,12 +61,63 @@ func BenchmarkOnSelection(b *testing.B) {
 					s.Acquire()
 				}
 			}
-			m := lined(b, p, 1000)
+			m := lined(b, p, 1000, nil)
 			for b.Loop() {
 				m.onSelection(p)
 			}
 		})
 	}
+}
+
+// What is asked of those who wait for servers of their own allocates nothing, and does not go on for long: here the server that is offered is the second
+// choice of each at best, so all are asked.
+func BenchmarkOfferToOwn(b *testing.B) {
+	for _, servers := range []int{4, 8, 50} {
+		b.Run(fmt.Sprintf("%d-servers-1000-waiters", servers), func(b *testing.B) {
+			p, offer := offeredToOwn(b, servers)
+			b.ReportAllocs()
+			for b.Loop() {
+				offer()
+			}
+			if p.queue.Depth() != 1000 {
+				b.Error("some have been served")
+			}
+		})
+	}
+}
+
+func TestOfferAllocatesNothing(t *testing.T) {
+	_, offer := offeredToOwn(t, 4)
+	offer()
+	if n := testing.AllocsPerRun(10, offer); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// offeredToOwn returns a pool whose servers are at their cap, but for one, to which none of 1000 requests goes that wait for the others, and what offers it.
+func offeredToOwn(tb testing.TB, servers int) (*poolTable, func()) {
+	tb.Helper()
+	p := gradedPool(0, 0, make([]int, servers)...)
+	p.cfg.Balance = "hash"
+	p.setServers(p.members)
+	for i, s := range p.servers {
+		for range 300 {
+			s.Begin()
+		}
+		if i > 0 {
+			s.Learn(1)
+			s.Acquire()
+		}
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	targets := p.survey.load(p, anything, bitset{}, p.selection(anything, bitset{}))
+	lined(tb, p, 1000, func(t *transaction) {
+		for t.keyed, t.byKey, t.own = true, true, 0; t.own == 0; {
+			t.key = random.Uint64()
+			t.own = p.hash.maglev.Pick(t.key, targets)
+		}
+	})
+	return p, func() { p.queue.Offer(p.servers[0]) }
 }
 
 // startBusy runs a gateway on virtual time in front of a server with one connection, on which a request runs.
