@@ -185,14 +185,14 @@ const (
 // pick chooses a server for the next attempt among those that are usable, not full, and have a connection to give. Doubted ones are only for want of
 // others. With ownBusy and allBusy it is the one to wait for before all others, -1: none.
 func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
-	sel := p.table.selection(t.need(), t.tried)
-	place, found := p.pickFrom(t, sel, true, now)
-	if found == noneUsable { // what was usable may have gone down since the selection
-		if again := p.table.selection(t.need(), t.tried); again != sel {
-			return p.pickFrom(t, again, true, now)
+	for tries := 1; ; tries++ {
+		sel := p.table.selection(t.need(), t.tried)
+		place, found := p.pickFrom(t, sel, true, now)
+		if found != noneUsable || sel.tier == math.MaxUint8 || tries == 10 {
+			return place, found
 		}
+		// The selection has found something in its tiers, which has gone down since then: look again.
 	}
-	return place, found
 }
 
 // pickFrom picks among the selected servers, doubted ones only if it is not picky.
