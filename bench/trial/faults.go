@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -251,49 +252,34 @@ func (o *faultsOptions) try(ctx context.Context, r *rig, c faultCase, servers []
 	w := watch(ctx, r, victim.addresses[0])
 	defer w.stop()
 	s := &faultSight{name: c.name}
+	loading, cut := context.WithCancel(ctx)
+	defer cut()
 	start := time.Now().Add(2 * time.Second) // of the load, once all connections are there
-	loaded := o.load(ctx, r, start, faultLead-faultCrossing, o.length+faultCrossing)
-	begin, end := start.Add(faultLead), start.Add(faultLead+o.length)
-	err := pause(ctx, time.Until(begin))
-	var before, after metrics
-	if err == nil {
-		before, err = r.metrics(ctx)
+	loaded := o.load(loading, r, start, faultLead-faultCrossing, o.length+faultCrossing)
+	if err := pause(ctx, time.Until(start.Add(faultLead))); err != nil {
+		return nil, err
 	}
-	s.inFlight = before.sum("server_in_flight", fmt.Sprintf("server=%q", victim.addresses[0]))
+	before, err := r.metrics(ctx)
+	if err != nil {
+		return nil, err
+	}
 	began := time.Now()
-	if err == nil {
-		err = c.begin(ctx, victim)
-	}
-	for err == nil && c.again > 0 && time.Until(end) > c.again {
-		if err = pause(ctx, c.again); err == nil {
-			err = c.begin(ctx, victim)
-		}
-	}
-	if err == nil {
-		err = pause(ctx, time.Until(end))
-	}
-	if c.end != nil && victim.process != nil {
-		err = errors.Join(err, c.end(context.WithoutCancel(ctx), victim))
+	if err := c.harm(ctx, victim, start.Add(faultLead+o.length)); err != nil {
+		return nil, err
 	}
 	over := time.Now()
 	got := <-loaded
-	if err = errors.Join(err, got.err); err != nil {
+	if got.err != nil {
+		return nil, got.err
+	}
+	after, err := r.metrics(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if after, err = r.metrics(ctx); err != nil {
-		return nil, err
-	}
-	s.res = got.res
-	s.statuses, s.replays = map[string]float64{}, map[string]float64{}
-	for code, n := range after.by("requests_total", "code") {
-		if n -= before.by("requests_total", "code")[code]; code >= "400" && n > 0 {
-			s.statuses[code] = n
-		}
-	}
-	for reason, n := range after.by("replays_total", "reason") {
-		s.replays[reason] = n - before.by("replays_total", "reason")[reason]
-	}
-	s.slow = s.res.Latency.Above(slowRequest)
+	s.res, s.slow = got.res, got.res.Latency.Above(slowRequest)
+	s.inFlight = before.sum("server_in_flight", fmt.Sprintf("server=%q", victim.addresses[0]))
+	s.statuses, s.replays = added(before, after, "requests_total", "code"), added(before, after, "replays_total", "reason")
+	maps.DeleteFunc(s.statuses, func(code string, _ float64) bool { return code < "400" })
 	if s.after, s.back, err = o.awaitReturn(ctx, r, w, over); err != nil {
 		return nil, err
 	}
@@ -301,6 +287,31 @@ func (o *faultsOptions) try(ctx context.Context, r *rig, c faultCase, servers []
 	s.late = max(0, w.at(over)-w.at(began.Add(time.Second)))
 	s.out = w.quiet(began, over)
 	return s, nil
+}
+
+// harm gives a server its fault until a time, and takes it back whatever happens.
+func (c *faultCase) harm(ctx context.Context, f *fakes, end time.Time) (err error) {
+	if c.end != nil {
+		defer func() { err = errors.Join(err, c.end(context.WithoutCancel(ctx), f)) }()
+	}
+	for err = c.begin(ctx, f); err == nil && c.again > 0 && time.Until(end) > c.again; {
+		if err = pause(ctx, c.again); err == nil {
+			err = c.begin(ctx, f)
+		}
+	}
+	if err == nil {
+		err = pause(ctx, time.Until(end))
+	}
+	return err
+}
+
+// added returns by how much the series of a name have grown, by the value of a label.
+func added(before, after metrics, name, label string) map[string]float64 {
+	grown, earlier := after.by(name, label), before.by(name, label)
+	for value := range grown {
+		grown[value] -= earlier[value]
+	}
+	return grown
 }
 
 // loadEnd is how a load ended.
