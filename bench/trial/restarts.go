@@ -313,11 +313,11 @@ func (s *restarting) judgeClass(lines map[string][]accessLine, class *restartCla
 			}
 			why = "cut: " + why
 		case req.err != nil:
-			why = fmt.Sprintf("failed: %v (%s)", req.err, line.End)
+			why = fmt.Sprintf("failed: %v (%s)", req.err, s.describe(req, line))
 		case req.wrong != nil:
 			why = fmt.Sprintf("failed: %v", req.wrong)
 		default:
-			why = fmt.Sprintf("failed: status %d (%s)", req.status, line.End)
+			why = fmt.Sprintf("failed: status %d (%s)", req.status, s.describe(req, line))
 		}
 		reasons[why]++
 	}
@@ -346,10 +346,27 @@ func (s *restarting) explain(req restartRequest, line accessLine) (why string, o
 	if line.End != "truncated" {
 		return fmt.Sprintf("the access log says %q, the client %v", line.End, req.err), false
 	}
-	for _, d := range s.restarts {
-		if d.server == line.Server && d.from.Before(req.over) && req.began.Before(d.to) {
-			return fmt.Sprintf("its server ended in the middle of the answer, because of %s", d.what), true
-		}
+	if what := s.during(req, line.Server); what != "" {
+		return "its server ended in the middle of the answer, because of " + what, true
 	}
 	return "its server ended in the middle of the answer, and was not being restarted", false
+}
+
+// during returns what was done to a server while a request ran, "": nothing.
+func (s *restarting) during(req restartRequest, server string) string {
+	for _, d := range s.restarts {
+		if d.server == server && d.from.Before(req.over) && req.began.Before(d.to) {
+			return d.what
+		}
+	}
+	return ""
+}
+
+// describe says what the access log has of a request that failed.
+func (s *restarting) describe(req restartRequest, line accessLine) string {
+	text := fmt.Sprintf("%s after %d attempts and %s", line.End, line.Attempts, shown(req.over.Sub(req.began)))
+	if what := s.during(req, line.Server); what != "" {
+		text += ", the last one on the server of " + what
+	}
+	return text
 }
