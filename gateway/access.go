@@ -41,7 +41,7 @@ func (l *loop) logAccess(t *transaction) {
 	r := &l.record
 	*r = accesslog.Record{
 		Time: epoch.Add(time.Duration(t.began)), ID: l.transactionID(t), Client: s.client, Listener: s.listener.name, TLS: s.tlsVersion,
-		Method: methodNames[t.method], Path: t.noted.b[:t.noted.pathEnd], Status: t.status, Attempts: t.attempts,
+		Method: methodNames[t.method], Path: t.noted.b[:t.noted.pathEnd], Status: t.status, Attempts: t.attempts, Failure: t.failed,
 		In: t.payloadIn + s.body.Payload(), Out: t.payloadOut,
 		Queue: time.Duration(t.queueTime), Connect: time.Duration(t.connectTime), Total: time.Duration(l.now - t.began),
 		ClientIP: t.noted.b[t.noted.pathEnd:t.noted.ipEnd], User: t.noted.b[t.noted.ipEnd:], End: t.end,

@@ -23,6 +23,7 @@ type attempt struct {
 	mayHaveAll bool         // the server of the latest attempt may have got the whole request
 	again      bool         // the next attempt is another one, because of cause
 	cause      failure
+	failed     string // why the latest attempt that failed did, for the access log; "": none
 
 	line // in the pool's queue; see waiting.go
 
@@ -44,6 +45,7 @@ func (a *attempt) reset() {
 	a.srv, a.lineSent, a.serverContinued = nil, false, false
 	a.lastServer = nil
 	a.attempts, a.tried, a.silent, a.freshOnly, a.crashed, a.mayHaveAll, a.again = 0, bitset{}, bitset{}, false, false, false, false
+	a.failed = ""
 	a.connectTime, a.firstByte = 0, 0
 	a.line.reset()
 }
@@ -265,6 +267,9 @@ const (
 // onFailure decides what becomes of the request after a failed attempt. Its connection is already gone; reused and begun say
 // whether that had served before and whether bytes of an answer came.
 func (t *transaction) onFailure(f failure, server *pool.Server, reused, begun bool) {
+	if !t.responseDone {
+		t.failed = failureNames[f]
+	}
 	if f != failOverloaded && f != failSpill {
 		server.Expedite()
 	}
@@ -323,7 +328,7 @@ func (t *transaction) retry(f failure, server *pool.Server) {
 	if i := t.pool.table.index(server); i >= 0 && f != failFull { // full, not dead: it is skipped for its time only
 		t.tried.set(i)
 	}
-	t.again, t.cause = true, f
+	t.again, t.cause, t.failed = true, f, failureNames[f]
 	t.next()
 	t.s.loop.runLater(&t.s.conn) // its reading may have stopped for the server that is gone
 }

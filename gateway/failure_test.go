@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -322,6 +324,36 @@ func TestFreshConnectionEnds(t *testing.T) {
 				g.settle()
 			})
 		})
+	}
+}
+
+// The access log says why the latest try failed, whether there was another one or not, and nothing of it for the next request.
+func TestLoggedFailure(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "access.log")
+	p := startPair(t, "", fmt.Sprintf("access_log: {output: %q}", file))
+	c := p.dialFor(t, 1)
+	for _, answers := range [][]string{{page[:20]}, {"", page}, {page}} { // of one server after the other, each of which ends then
+		c.send(text(v05))
+		for i, answer := range answers {
+			s, _ := p.next(t)
+			s.gets(v05)
+			s.send(text(answer))
+			switch {
+			case answer == page:
+				c.expect(text(page))
+				s.Close()
+			case i == len(answers)-1:
+				s.Close()
+				c.refusal(502, false)
+			default:
+				s.Close()
+			}
+		}
+		p.settle()
+	}
+	p.Close()
+	if got, want := logged(t, file), []string{"502 server_failed bad_answer", "200 done no_answer", "200 done"}; !slices.Equal(got, want) {
+		t.Errorf("the access log says %q, want %q", got, want)
 	}
 }
 

@@ -245,7 +245,7 @@ func TestResponseTimeout(t *testing.T) {
 					t.Errorf("the server got %q", got)
 				}
 				p.again(false) // the connection goes on
-				v.logged("502 late", "200 done")
+				v.logged("502 late timeout", "200 done")
 			})
 		})
 	}
@@ -270,7 +270,7 @@ func TestResponseTimeoutAfterContinue(t *testing.T) {
 		v.due(60*time.Second, "server response_timeout", "reject late", "check")
 		p.c.refusal(502, false)
 		s.rest()
-		v.logged("502 late")
+		v.logged("502 late timeout")
 	})
 }
 
@@ -292,7 +292,7 @@ func TestResponseStalls(t *testing.T) {
 		if got := p.c.rest(); got != part+text("5¶hel") {
 			t.Errorf("the client got %q", got)
 		}
-		v.logged("200 truncated")
+		v.logged("200 truncated timeout")
 	})
 }
 
@@ -347,7 +347,7 @@ func TestWriteTimeoutThenStall(t *testing.T) {
 	v.say(s.client, "0") // the last byte that comes
 	v.due(60*time.Second, "server response_timeout", "check")
 	s.rest()
-	v.logged("200 truncated")
+	v.logged("200 truncated timeout")
 }
 
 // A client that leaves is no fault of the server: neither in the middle of its request nor behind it.
@@ -440,7 +440,7 @@ func TestSendTimeout(t *testing.T) {
 			}
 			s.Close()
 			p.again(false)
-			v.logged("502 late", "200 done")
+			v.logged("502 late timeout", "200 done")
 		})
 	}
 }
@@ -507,7 +507,7 @@ func TestConnectTimeout(t *testing.T) {
 		v.due(connectPatience, "check")
 		v.due(2*time.Second-connectPatience-time.Duration(tick), "server connect_timeout", "reject no_server", "check")
 		c.refusal(503, false)
-		v.logged("503 no_server")
+		v.logged("503 no_server connect")
 	})
 	overBoth(t, func(t *testing.T, listener int) {
 		f := startFake(t)
@@ -524,7 +524,7 @@ func TestConnectTimeout(t *testing.T) {
 		s.send(text(page))
 		c.expect(text(page))
 		s.release()
-		v.logged("200 done")
+		v.logged("200 done connect")
 	})
 }
 
@@ -726,7 +726,7 @@ func TestAnswerHeadTimeout(t *testing.T) {
 					v.say(p.c, "lo¶0¶¶")
 				}
 				p.again(false)
-				v.logged("502 late", "200 done")
+				v.logged("502 late timeout", "200 done")
 			})
 		})
 	}

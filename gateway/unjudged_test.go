@@ -126,7 +126,7 @@ func TestUnjudgedClientGone(t *testing.T) {
 			t.Errorf("%v were counted: %s", n, name)
 		}
 	}
-	v.logged("502 server_failed", "502 server_failed")
+	v.logged("502 server_failed no_answer", "502 server_failed no_answer")
 }
 
 // The access log has the bytes of a message that was given back.

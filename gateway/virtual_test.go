@@ -262,24 +262,29 @@ func (v *virtual) newCharges() (list []string) {
 func (v *virtual) logged(want ...string) {
 	v.t.Helper()
 	v.Close()
-	b, err := os.ReadFile(v.log)
-	if err != nil {
-		v.t.Fatal(err)
-	}
-	var got []string
-	for line := range bytes.Lines(b) {
-		var record struct {
-			Status int
-			End    string
-		}
-		if err := json.Unmarshal(line, &record); err != nil {
-			v.t.Fatalf("%q: %v", line, err)
-		}
-		got = append(got, fmt.Sprint(record.Status, " ", record.End))
-	}
-	if !slices.Equal(got, want) {
+	if got := logged(v.t, v.log); !slices.Equal(got, want) {
 		v.t.Errorf("the access log says %q, want %q", got, want)
 	}
+}
+
+// logged returns the status and the end in each line of an access log, and the failure if there was one.
+func logged(t testing.TB, file string) (lines []string) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(b) {
+		var record struct {
+			Status       int
+			End, Failure string
+		}
+		if err := json.Unmarshal(line, &record); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		lines = append(lines, strings.TrimSpace(fmt.Sprint(record.Status, " ", record.End, " ", record.Failure)))
+	}
+	return lines
 }
 
 // The clock of a virtual gateway stands still, and passes when it is told to.

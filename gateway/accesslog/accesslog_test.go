@@ -23,7 +23,7 @@ func record() *Record {
 	return &Record{
 		Time: time.Date(2026, 11, 21, 20, 58, 1, 23_456_000, time.UTC), ID: ID{Start: 0x1122334455667788, Loop: 1, Number: 42},
 		Client: netip.MustParseAddrPort("192.0.2.7:1234"), Listener: "icaps", TLS: "1.3", Method: "REQMOD", Path: []byte("/reqmod?a=b"),
-		Service: "/reqmod", Pool: "dlp", Server: "10.0.0.1:1344", Status: 204, Attempts: 2, In: 1024, Out: 0,
+		Service: "/reqmod", Pool: "dlp", Server: "10.0.0.1:1344", Status: 204, Attempts: 2, Failure: "connect", In: 1024, Out: 0,
 		Queue: 1500 * time.Microsecond, QueueCause: "cap", FirstByte: 2 * time.Second, Total: 2*time.Second + time.Microsecond,
 		ClientIP: []byte("198.51.100.9"), User: []byte(base64.StdEncoding.EncodeToString([]byte(`WinNT://DOM/jürgen`))), End: "done",
 	}
@@ -41,7 +41,7 @@ func TestRecord(t *testing.T) {
 	want := map[string]any{
 		"time": "2026-11-21T20:58:01.023456Z", "id": "1122334455667788-1-2a", "client": "192.0.2.7:1234", "listener": "icaps", "tls": "1.3",
 		"method": "REQMOD", "path": "/reqmod?a=b", "service": "/reqmod", "pool": "dlp", "server": "10.0.0.1:1344", "status": 204.0,
-		"attempts": 2.0, "bytes_in": 1024.0, "bytes_out": 0.0, "queue": 0.0015, "queue_cause": "cap", "connect": 0.0, "first_byte": 2.0, "total": 2.000001,
+		"attempts": 2.0, "failure": "connect", "bytes_in": 1024.0, "bytes_out": 0.0, "queue": 0.0015, "queue_cause": "cap", "connect": 0.0, "first_byte": 2.0, "total": 2.000001,
 		"x_client_ip": "198.51.100.9", "user": "WinNT://DOM/jürgen", "end": "done",
 	}
 	if d := cmp.Diff(want, got); d != "" {

@@ -22,6 +22,7 @@ type Record struct {
 	Server   string // ip:port of the last attempt
 	Status   int    // ICAP status that the client got, 0: none
 	Attempts int
+	Failure  string // why the latest attempt that failed did, "": none
 	In, Out  uint64 // payload bytes of the request's and of the answer's body
 
 	Queue, Connect, FirstByte, Total time.Duration // FirstByte 0: no answer
@@ -85,6 +86,7 @@ func (r *Record) append(b []byte, c *clock) []byte {
 	b = text(b, `,"server":`, r.Server)
 	b = number(b, `,"status":`, int64(r.Status))
 	b = number(b, `,"attempts":`, int64(r.Attempts))
+	b = text(b, `,"failure":`, r.Failure)
 	b = number(b, `,"bytes_in":`, int64(r.In))
 	b = number(b, `,"bytes_out":`, int64(r.Out))
 	b = seconds(b, `,"queue":`, r.Queue)
