@@ -28,6 +28,7 @@ type accessLine struct {
 	Server   string `json:"server"`
 	Status   int    `json:"status"`
 	Attempts int    `json:"attempts"`
+	Failure  string `json:"failure"`
 	End      string `json:"end"`
 }
 

@@ -28,9 +28,9 @@ service echo. One of them after the other is restarted: most times with SIGTERM,
 replaces its processes. The next one's turn comes when the gateway has both in use again. Clients over icaps send REQMODs of 1 to 48 KiB, which are within the replay buffer, and others of 10 MB,
 one after the other. Which, when and how follows from the seed.
 
-Claimed: no request fails (without retry.spill: none that is within the replay buffer); each answer has the body of its request. An answer whose beginning has reached its client
-when its server goes can only be cut: the echo of 10 MB takes a while. Such are counted apart, and claimed is that each of them is explained: the gateway's access log says that the server ended in the middle of its answer, and this server
-was being restarted then.
+Claimed: no request fails (without retry.spill: none that is within the replay buffer); each answer has the body of its request. An answer that has begun when its
+server goes can only be cut: the echo of 10 MB takes a while. If no more than a part of its head had come, the client gets a 502 in its place. Such are counted apart, and claimed is that each of them is explained: the gateway's
+access log says that the server ended in its answer, and this server was being restarted then.
 
     go run ./bench/trial restarts
     go run ./bench/trial restarts --duration 1h --seed 7
@@ -305,7 +305,7 @@ func (s *restarting) judgeClass(lines map[string][]accessLine, class *restartCla
 		}
 		why := ""
 		switch {
-		case req.err != nil && req.status != 0:
+		case req.err != nil && req.status != 0, req.err == nil && line.Status == 502 && line.Failure == "bad_answer":
 			cut++
 			var ok bool
 			if why, ok = s.explain(req, line); ok {
@@ -343,13 +343,17 @@ func (s *restarting) judgeClass(lines map[string][]accessLine, class *restartCla
 
 // explain says why an answer was cut, and whether that is what has to be expected.
 func (s *restarting) explain(req restartRequest, line accessLine) (why string, ok bool) {
-	if line.End != "truncated" {
+	where := "middle"
+	switch {
+	case line.End == "server_failed" && line.Failure == "bad_answer":
+		where = "head"
+	case line.End != "truncated":
 		return fmt.Sprintf("the access log says %q, the client %v", line.End, req.err), false
 	}
 	if what := s.during(req, line.Server); what != "" {
-		return "its server ended in the middle of the answer, because of " + what, true
+		return fmt.Sprintf("its server ended in the %s of its answer, because of %s", where, what), true
 	}
-	return "its server ended in the middle of the answer, and was not being restarted", false
+	return fmt.Sprintf("its server ended in the %s of its answer, and was not being restarted", where), false
 }
 
 // during returns what was done to a server while a request ran, "": nothing.
@@ -364,7 +368,7 @@ func (s *restarting) during(req restartRequest, server string) string {
 
 // describe says what the access log has of a request that failed.
 func (s *restarting) describe(req restartRequest, line accessLine) string {
-	text := fmt.Sprintf("%s after %d attempts and %s", line.End, line.Attempts, shown(req.over.Sub(req.began)))
+	text := fmt.Sprintf("%s, %s after %d attempts and %s", line.End, line.Failure, line.Attempts, shown(req.over.Sub(req.began)))
 	if what := s.during(req, line.Server); what != "" {
 		text += ", the last one on the server of " + what
 	}

@@ -37,6 +37,8 @@ func TestExplain(t *testing.T) {
 		{accessLine{End: "truncated", Server: "127.0.0.11:1344"}, 2 * time.Second, true},
 		{accessLine{End: "truncated", Server: "127.0.0.12:1344"}, 2 * time.Second, false},
 		{accessLine{End: "truncated", Server: "127.0.0.11:1344"}, time.Second / 2, false},
+		{accessLine{End: "server_failed", Failure: "bad_answer", Server: "127.0.0.11:1344"}, 2 * time.Second, true},
+		{accessLine{End: "server_failed", Failure: "no_answer", Server: "127.0.0.11:1344"}, 2 * time.Second, false},
 		{accessLine{End: "done", Server: "127.0.0.11:1344"}, 2 * time.Second, false},
 	} {
 		req.over = at.Add(c.over)
