@@ -325,3 +325,28 @@ func TestDoubtMovesWhatWaits(t *testing.T) {
 	first.expect(text(page))
 	s.release()
 }
+
+// A request that is waiting for a server of which nothing is heard yet is not given, over and over, one that has not answered to its connect.
+func TestSilentServerIsNotWaitedFor(t *testing.T) {
+	list := fmt.Sprintf("[%q, {address: %q, max_connections: 2}]", blackHole(t), blackHole(t))
+	v := startVirtualIn(t, list, "    ejection: {consecutive: 0}\n", "")
+	servers := v.servers0()
+	servers[1].SetWeight(0)
+	first, second := v.connect(1), v.connect(1)
+	v.begin(first)
+	v.pass(time.Second)
+	servers[0].SetWeight(0)
+	servers[1].SetWeight(1)
+	v.begin(second)
+	v.pass(900 * time.Millisecond)
+	servers[0].SetWeight(1)
+	v.pass(200 * time.Millisecond) // the first server has not answered to the first request, and all connections of the second are in use
+	v.settle()
+	if w := v.table.Load().pools[0].queue.Waits(); w.Depth[pool.CauseCap] != 1 || w.Ended[pool.CauseCap] > 1 {
+		t.Errorf("%+v: want one request that waits, and goes on waiting", w)
+	}
+	v.pass(900 * time.Millisecond)
+	if n := servers[1].InFlight(); n != 1 {
+		t.Errorf("%d in flight on the second server, want the first request", n)
+	}
+}

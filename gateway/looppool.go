@@ -281,20 +281,22 @@ func (p *loopPool) othersUsable(t *transaction, not *pool.Server) bool {
 	return false
 }
 
-// waitsFor says whether a request in the queue, which has failed on the tried servers, can go to s now.
-func (p *poolTable) waitsFor(s *pool.Server, n need, tried bitset, now int64) bool {
-	return p.goesTo(p.index(s), n, tried, p.selection(n, tried), now)
+// waitsFor says whether a request that is or was in the queue can go to s now.
+func (t *transaction) waitsFor(s *pool.Server, now int64) bool {
+	p := t.pool.table
+	return t.goesTo(p.index(s), p.selection(t.need(), t.tried), now)
 }
 
 // goesTo is waitsFor for the server at place i, -1: it is not in the pool. To one of the tried servers, or a doubted one, it goes only if no other takes
-// it any more: it is the others that it waits for. On any goroutine.
-func (p *poolTable) goesTo(i int, n need, tried bitset, sel selection, now int64) bool {
+// it any more: it is the others that it waits for, be they doubted, rather than one that has not answered to its connect. On any goroutine.
+func (t *transaction) goesTo(i int, sel selection, now int64) bool {
+	p, n := t.pool.table, t.need()
 	if i < 0 || !p.takes(i, n, sel) || p.servers[i].Full(now) {
 		return false
 	}
-	if tried.has(i) || p.servers[i].Health.Doubted() {
+	if t.tried.has(i) || p.servers[i].Health.Doubted() {
 		for k, other := range p.servers {
-			if !tried.has(k) && !other.Health.Doubted() && p.takes(k, n, sel) {
+			if !t.tried.has(k) && (t.silent.has(i) || !other.Health.Doubted()) && p.takes(k, n, sel) {
 				return false
 			}
 		}

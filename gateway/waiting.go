@@ -127,7 +127,7 @@ func (t *transaction) onGrant(s *pool.Server, conn pool.Conn) {
 	c, _ := conn.(*serverConn)
 	mine := t.waiting && !t.pool.table.queue.Has(&t.waiter) // otherwise it was for an earlier request, and this one's turn is still to come
 	i := t.pool.table.index(s)
-	fits := mine && t.pool.table.waitsFor(s, t.need(), t.tried, l.now) && !t.silent.has(i)
+	fits := mine && t.waitsFor(s, l.now) && !t.silent.has(i)
 	if !fits {
 		if c != nil {
 			c.discard()
@@ -191,7 +191,7 @@ func (t *transaction) suits(s *pool.Server, scan uint64) pool.Fit {
 	v.begin(p, s, scan, t.s.loop.clock)
 	sel := v.selection(p, t.need(), t.tried)
 	switch {
-	case !p.goesTo(v.place, t.need(), t.tried, sel, v.now):
+	case !t.goesTo(v.place, sel, v.now):
 		return pool.Unfit
 	case t.own < 0 || t.own == v.place:
 		return pool.Good
