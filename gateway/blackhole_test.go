@@ -350,3 +350,52 @@ func TestSilentServerIsNotWaitedFor(t *testing.T) {
 		t.Errorf("%d in flight on the second server, want the first request", n)
 	}
 }
+
+// What waits gets a server that is ejected, when nobody else is left and something is heard of it.
+func TestReliefOfEjectedServer(t *testing.T) {
+	f, other := startFake(t), startFake(t)
+	list := fmt.Sprintf("[{address: %q, max_connections: 2}, %q]", f.address, other.address)
+	v := startVirtualIn(t, list, "    queue: {timeout: 1h}\n    timeouts: {response: 1h}\n", "")
+	servers := v.servers0()
+	for range 5 {
+		v.table.Load().pools[0].ejector.Failed(servers[1].Health, health.FailedRequest, v.time.Load(), v.time.Load())
+	}
+	v.servers.doubt(servers[1])
+	first, second := v.connect(1), v.connect(1)
+	v.say(first, v04)
+	s := f.next(t)
+	s.gets(v04)
+	v.say(second, v04)
+	servers[0].Health.SetState(health.Down)
+	v.settle()
+	other.idle(t)
+	v.servers.onCheck(v.table.Load().pools[0], servers[1])(1, true)
+	o := other.next(t)
+	o.gets(v04)
+	o.send(text(page))
+	second.expect(text(page))
+	s.send(text(page))
+	first.expect(text(page))
+}
+
+// What waits for the last server of which something is heard goes to the others when that goes down.
+func TestDoubtedServerTakesWhatWaits(t *testing.T) {
+	f, other := startFake(t), startFake(t)
+	list := fmt.Sprintf("[{address: %q, max_connections: 2}, %q]", f.address, other.address)
+	v := startVirtualIn(t, list, "    queue: {timeout: 1h}\n    timeouts: {response: 1h}\n", "")
+	v.servers.doubt(v.servers0()[1])
+	first, second := v.connect(1), v.connect(1)
+	v.say(first, v04)
+	s := f.next(t)
+	s.gets(v04)
+	v.say(second, v04)
+	v.quiet(time.Second)
+	other.idle(t)
+	v.servers0()[0].Health.SetState(health.Down)
+	o := other.next(t)
+	o.gets(v04)
+	o.send(text(page))
+	second.expect(text(page))
+	s.send(text(page))
+	first.expect(text(page))
+}

@@ -192,14 +192,14 @@ func (m *servers) doubt(s *pool.Server) {
 	}
 }
 
-// onRelief is called when something has been heard of a doubted server.
+// onRelief is called when something has been heard of a doubted server. One that is ejected or, in panic, down may be what some wait for.
 func (m *servers) onRelief(s *pool.Server) {
 	for _, p := range m.gw.table.Load().pools {
 		if p.has(s) && s.Health.Usable(-1) {
 			m.gw.log.Info("the server is heard of again", "pool", p.name, "server", s.Name)
-			m.gw.offer(s)
 		}
 	}
+	m.gw.offer(s)
 }
 
 // onCheck takes the result of a check of s.

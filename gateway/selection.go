@@ -127,15 +127,18 @@ func (sel selection) allows(s *pool.Server, n need) bool {
 	return good && (sel.unspoken || !h.Lacks(n.path, n.method))
 }
 
-// onSelection is called when the health or the weight of a server of the pool has changed: those who wait may now have others.
+// onSelection is called when the health or the weight of a server of the pool has changed: those who wait may now have others, also those that they
+// have failed on, and doubted ones.
 func (m *servers) onSelection(p *poolTable) {
-	if !p.differs() && !p.hasOwn() {
-		return
-	}
 	now := p.selection(anything, bitset{})
 	m.mu.Lock()
 	was, known := m.selections[p.name]
-	m.selections[p.name] = now
+	if p.differs() {
+		m.selections[p.name] = now
+	} else { // all that are usable do, and which these are has been logged
+		known = false
+		delete(m.selections, p.name)
+	}
 	m.mu.Unlock()
 	if known && was != now {
 		m.gw.log.Warn("other servers of a pool get requests now", "pool", p.name, "tier", p.tierOf(now), "ejected", now.ejected, "panic", now.panic)
