@@ -79,7 +79,7 @@ func (t *transaction) next() {
 		case noneYet:
 			t.queueUp(-1, pool.CauseHealth)
 		case allFull:
-			wait := t.pool.fullFor(t, l.now)
+			wait := t.pool.fullFor(t, false, l.now)
 			switch {
 			case wait < t.mayWait():
 				t.queueUp(-1, pool.CauseFull)
@@ -345,7 +345,7 @@ func (t *transaction) retryable(f failure, reused, begun bool) bool {
 	case failConnect, failVanished: // the server has nothing of it: each server once
 		return p.retryOn.connect && t.attempts <= max(attempts, len(p.servers)-1)
 	case failFull, failStatus:
-		others := t.pool.othersUsable(t, t.srv.server) || f == failFull && t.pool.fullFor(t, now) < t.mayWait()
+		others := t.pool.othersUsable(t, t.srv.server) || f == failFull && t.pool.fullFor(t, false, now) < t.mayWait()
 		return t.attempts <= attempts && others && p.budget.Take(now)
 	}
 	switch {

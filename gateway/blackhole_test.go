@@ -399,3 +399,33 @@ func TestDoubtedServerTakesWhatWaits(t *testing.T) {
 	s.send(text(page))
 	first.expect(text(page))
 }
+
+// A doubted server is better than none, when the others are busy, or full for longer than a request may wait.
+func TestDoubtedServerForWantOfOthers(t *testing.T) {
+	full := func(v *virtual) { v.servers0()[0].MarkFull(v.time.Load() + int64(10*time.Second)) }
+	busy := func(v *virtual) {
+		v.servers0()[0].Learn(1)
+		v.servers0()[0].Acquire()
+	}
+	for name, tt := range map[string]struct {
+		queue string
+		state func(v *virtual)
+	}{
+		"full, no queue":       {"{max: 0}", full},
+		"full for longer":      {"{timeout: 5s}", full},
+		"at its cap, no queue": {"{max: 0}", busy},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, other := startFake(t), startFake(t)
+			v := startVirtualFor(t, []string{f.address, other.address}, "    queue: "+tt.queue+"\n", "")
+			tt.state(v)
+			v.servers.doubt(v.servers0()[1])
+			c := v.connect(1)
+			v.say(c, v04)
+			o := other.next(t)
+			o.gets(v04)
+			o.send(text(page))
+			c.expect(text(page))
+		})
+	}
+}

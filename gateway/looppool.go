@@ -183,7 +183,7 @@ const (
 )
 
 // pick chooses a server for the next attempt among those that are usable, not full, and have a connection to give. Doubted ones are only for want of
-// others. With ownBusy and allBusy it is the one to wait for before all others, -1: none.
+// others, or where the request can't wait for these. With ownBusy and allBusy it is the one to wait for before all others, -1: none.
 func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 	for tries := 1; ; tries++ {
 		sel := p.table.selection(t.need(), t.tried)
@@ -197,7 +197,7 @@ func (p *loopPool) pick(t *transaction, now int64) (int, pickResult) {
 
 // pickFrom picks among the selected servers, doubted ones only if it is not picky.
 func (p *loopPool) pickFrom(t *transaction, sel selection, picky bool, now int64) (int, pickResult) {
-	waits := p.table.hasOwn() && t.mayWait() > 0 && !p.table.queue.IsFull()
+	waits := p.table.hasOwn() && t.mayQueue()
 	var usable, unknown, tried, full, busy, doubted int
 	for i, s := range p.table.servers {
 		g := &p.targets[i]
@@ -246,9 +246,9 @@ func (p *loopPool) pickFrom(t *transaction, sel selection, picky bool, now int64
 		return own, ownBusy
 	case free:
 		return p.policy(t).Pick(p.targets), pickedServer
-	case busy > 0:
+	case busy > 0 && (doubted == 0 || t.mayQueue()):
 		return own, allBusy
-	case full > 0:
+	case full > 0 && (doubted == 0 || t.mayQueue() && p.fullFor(t, true, now) < t.mayWait()):
 		return -1, allFull
 	case doubted > 0:
 		return p.pickFrom(t, sel, false, now)
@@ -305,11 +305,11 @@ func (t *transaction) goesTo(i int, sel selection, now int64) bool {
 }
 
 // fullFor is the time in ns until the first of the usable servers, but for those that the request has failed on, is no longer skipped
-// because it said 503.
-func (p *loopPool) fullFor(t *transaction, now int64) int64 {
+// because it said 503. Doubted ones count only if it is not picky.
+func (p *loopPool) fullFor(t *transaction, picky bool, now int64) int64 {
 	first, sel := int64(math.MaxInt64), p.table.selection(t.need(), t.tried)
 	for i, s := range p.table.servers {
-		if !t.tried.has(i) && p.table.takes(i, t.need(), sel) {
+		if !t.tried.has(i) && !(picky && s.Health.Doubted()) && p.table.takes(i, t.need(), sel) {
 			first = min(first, max(s.FullUntil()-now, 0))
 		}
 	}

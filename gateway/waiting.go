@@ -48,6 +48,9 @@ func (t *transaction) mayWait() int64 {
 	return int64(q.Timeout) - t.queueTime
 }
 
+// mayQueue says whether the request would find room in the queue now.
+func (t *transaction) mayQueue() bool { return t.mayWait() > 0 && !t.pool.table.queue.IsFull() }
+
 // queueUp waits for a connection, or answers if that is not possible. own is as for enqueue.
 func (t *transaction) queueUp(own int, cause pool.Cause) {
 	q := t.pool.table.queue
