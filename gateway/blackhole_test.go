@@ -429,3 +429,21 @@ func TestDoubtedServerForWantOfOthers(t *testing.T) {
 		})
 	}
 }
+
+// A bad answer to a check is an answer all the same: it begins no doubt, and ends one.
+func TestBadAnswerToCheckIsNoDoubt(t *testing.T) {
+	f := startFakeHeld(t)
+	f.says("", "ICAP/1.0 200 OK¶Encapsulated: null-body=zero¶")
+	_, good := startStub(t, dlpstub.Config{})
+	g := startGateway(t, []string{f.address, good}, "    health: {interval: 100ms, timeout: 50ms, fall: 100}\n", "")
+	server := g.table.Load().pools[0].servers[0]
+	eventually(t, "a check", server.Health.Checked)
+	eventually(t, "a doubt", server.Health.Doubted)
+	close(f.checks)
+	eventually(t, "no doubt", func() bool { return !server.Health.Doubted() })
+	for n := g.metrics.checks.Failed.Load(); g.metrics.checks.Failed.Load() < n+2; time.Sleep(time.Millisecond) {
+		if server.Health.Doubted() {
+			t.Fatal("doubted, though it answers")
+		}
+	}
+}

@@ -205,14 +205,16 @@ func (m *servers) onRelief(s *pool.Server) {
 // onCheck takes the result of a check of s.
 func (m *servers) onCheck(p *poolTable, s *pool.Server) func(number uint64, ok bool) {
 	return func(number uint64, ok bool) {
-		switch now := m.clock(); {
-		case ok:
-			if s.Health.Heard(now) {
-				m.onRelief(s)
-			}
-			p.ejector.Checked(s.Health, number, now)
-		case s.Health.Unheard():
+		now := m.clock()
+		if !ok && s.Health.Unheard() {
 			m.doubt(s)
+			return
+		}
+		if s.Health.Heard(now) {
+			m.onRelief(s)
+		}
+		if ok {
+			p.ejector.Checked(s.Health, number, now)
 		}
 	}
 }

@@ -219,6 +219,9 @@ func (c *Checker) check(ctx context.Context) {
 	default:
 		c.cfg.Stats.OK.Add(1)
 	}
+	if r.heard {
+		c.status.answersCheck()
+	}
 	if c.cfg.OnCheck != nil && rep.outcome != none {
 		c.cfg.OnCheck(number, rep.outcome != bad)
 	}

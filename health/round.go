@@ -31,6 +31,7 @@ type round struct {
 
 	options     []*icap.Options // what the answers say, by path asked for; nil: there was no 200
 	unreachable bool            // the latest connect failed
+	heard       bool            // bytes of an answer have come
 }
 
 // run asks all questions and judges the answers. The connection is closed at the end: on some servers an open one holds a thread.
@@ -148,6 +149,7 @@ func (r *round) askOnce(ctx context.Context, path string, last bool) (status int
 // the status says all.
 func (r *round) read(conn net.Conn) error {
 	r.answer = answer{}
+	defer func() { r.heard = r.heard || r.answer.read > 0 }()
 	if err := r.answer.readHead(conn); err != nil || r.answer.Status != 200 {
 		return err
 	}

@@ -20,7 +20,7 @@ type traffic struct {
 const (
 	runMask    = 0xffff  // failures in a row
 	requestBit = 1 << 16 // not all of these were failures to connect
-	checkBit   = 1 << 17 // a check has begun, and the server has not answered anybody since
+	checkBit   = 1 << 17 // a check has begun, and the server has answered nobody since, not even the check
 	doubtBit   = 1 << 18 // see Doubted
 )
 
@@ -56,6 +56,9 @@ func (s *Status) beginCheck() uint64 {
 	s.trouble.Or(checkBit)
 	return s.traffic.checks.Add(1)
 }
+
+// answersCheck notes that the check has got an answer, be it a bad one.
+func (s *Status) answersCheck() { s.trouble.And(^uint32(checkBit)) }
 
 // Unheard says whether nobody has got an answer since the latest check began.
 func (s *Status) Unheard() bool { return s.trouble.Load()&checkBit != 0 }
