@@ -182,10 +182,11 @@ func (e *Ejector) SetMembers(list []Member) {
 	})
 }
 
-// time has the time that the server takes counted, or not.
+// time has the time that the server takes counted, or not. A count that begins anew is not to be compared with an earlier one.
 func (m *member) time(on bool) {
 	if t := &m.Status.timings; on && t.Load() == nil {
 		t.Store(new(timings))
+		m.window = window{}
 	} else if !on {
 		t.Store(nil)
 	}

@@ -542,6 +542,32 @@ func TestEjectionReload(t *testing.T) {
 	}
 }
 
+// Times that are counted anew are not compared with those of before.
+func TestEjectionReloadTwice(t *testing.T) {
+	cfg := ejectionDefaults
+	cfg.LatencyFactor = 3
+	e := newEjections(t, 2, cfg)
+	for range 15 {
+		for i, s := range e.servers {
+			for k := range 50 {
+				took := 20 * time.Millisecond
+				if i == 1 && k == 0 { // not the p95
+					took = 10 * time.Second
+				}
+				s.Took(int64(took))
+				e.play(i, "g")
+			}
+		}
+		e.pass(time.Second)
+	}
+	e.want("")
+	e.SetConfig(ejectionDefaults, e.now)
+	e.pass(2 * time.Second)
+	e.SetConfig(cfg, e.now)
+	e.pass(2 * time.Second)
+	e.want("")
+}
+
 // An operator ends an ejection, and the next one is as short as the first.
 func TestEjectionReleased(t *testing.T) {
 	e := newEjections(t, 2, ejectionDefaults)
