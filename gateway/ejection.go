@@ -83,6 +83,19 @@ func (c *serverConn) blame(f failure, r closeReason, reused bool) {
 	}
 }
 
+// late notes that there is no time left for the verdict. It is the server's fault if most of that time was its own: others may have had the request
+// before, and it may have waited.
+func (c *serverConn) late(decision int64) {
+	now := c.loop.now
+	switch {
+	case c.said != saidNothing:
+	case c.place > 0 && now-c.dialedAt > decision/2:
+		c.failed(health.FailedConnect)
+	case c.state == serverBusy && now-max(c.readyAt, c.tx.wholeAt) > decision/2:
+		c.failed(health.FailedRequest)
+	}
+}
+
 func (c *serverConn) failed(f health.Failure) {
 	c.said = saidFailed
 	c.pool.table.ejector.Failed(c.server.Health, f, c.began, c.loop.now)

@@ -166,6 +166,42 @@ func TestWhatEjects(t *testing.T) {
 	}
 }
 
+// A server that leaves no time for other timeouts, because verdicts are wanted before, is ejected for it, unless most of that time was not its own.
+func TestLateVerdictEjects(t *testing.T) {
+	for _, tt := range []struct {
+		waits, late time.Duration
+		want        []int
+	}{
+		{0, 4 * time.Second, []int{0}},
+		{1900 * time.Millisecond, 2100 * time.Millisecond, []int{0}},
+		{2100 * time.Millisecond, 1900 * time.Millisecond, nil},
+	} {
+		t.Run(tt.waits.String(), func(t *testing.T) {
+			a, b := startFake(t), startFake(t)
+			v := startVirtualFor(t, []string{a.address, b.address}, "    queue: {timeout: 1h}\n    ejection: {consecutive: 1}\n", "services: [{decision_timeout: 4s}]")
+			servers := v.servers0()
+			for _, s := range servers {
+				s.Learn(2)
+				s.Acquire()
+			}
+			servers[1].SetWeight(0)
+			c := v.connect(1)
+			v.say(c, v05)
+			v.pass(tt.waits)
+			servers[0].Release()
+			s := a.next(t)
+			s.gets(v05)
+			servers[1].SetWeight(1) // so that the first one can be spared
+			v.pass(tt.late + time.Duration(tick))
+			c.refusal(502, false)
+			if got := v.ejected(); !slices.Equal(got, tt.want) {
+				t.Errorf("ejected %v, want %v", got, tt.want)
+			}
+			servers[1].Release()
+		})
+	}
+}
+
 // An ejection ends with a slow start. In panic and for want of others ejected servers are used; an operator ends it at once.
 func TestEjectedServer(t *testing.T) {
 	eject := func(v *virtual, place int) {

@@ -123,6 +123,7 @@ func (t *transaction) onDecision() {
 		if c.pool.measures {
 			c.latency().Fail(l.now)
 		}
+		c.late(t.route.decision)
 		c.shut(reasonResponseTimeout)
 	}
 	t.refuse(502, rejectLate, 0)
