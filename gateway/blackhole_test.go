@@ -447,3 +447,27 @@ func TestBadAnswerToCheckIsNoDoubt(t *testing.T) {
 		}
 	}
 }
+
+// What a request has waited for a descriptor is not what its server has taken for the connect.
+func TestConnectAfterDescriptor(t *testing.T) {
+	v := startHoles(t, 1, 1, "")
+	servers := v.servers0()
+	servers[1].SetWeight(0)
+	most := v.limits.most.Swap(1)
+	v.limits.taken.Add(1)
+	c := v.connect(1)
+	v.begin(c)
+	v.pass(1900 * time.Millisecond)
+	v.limits.taken.Add(-1)
+	v.limits.most.Store(most)
+	servers[1].SetWeight(1)
+	v.pass(200 * time.Millisecond)
+	if got := v.ejected(); got != nil || servers[0].Health.Doubted() || servers[0].InFlight() != 1 {
+		t.Errorf("after 200 ms of a connect: ejected %v, %+v", got, v.Status().Pools[0].Servers[0])
+	}
+	v.pass(2 * time.Second)
+	c.status(204)
+	if got := v.ejected(); !slices.Equal(got, []int{0}) {
+		t.Errorf("after its timeout: ejected %v", got)
+	}
+}

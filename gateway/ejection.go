@@ -141,11 +141,12 @@ func (c *serverConn) endConnect() {
 	c.place = 0
 }
 
-// connectDue is when a connect is to be looked at: when it has waited for long, and when its time is over. With TLS it is the TCP connection that has to
+// connectDue is when a connect is to be looked at: when it has waited for long, and when its time is over. For how long the request has waited for a descriptor
+// before is not the server's business. With TLS it is the TCP connection that has to
 // come soon; the handshake, which is work for the server, has half of the timeout.
 func (c *serverConn) connectDue() int64 {
 	timeout := int64(c.pool.table.cfg.Timeouts.Connect)
-	end := c.began + timeout
+	end := c.dialedAt + timeout
 	if c.doubtedAt != 0 {
 		return end
 	}
@@ -160,7 +161,7 @@ func (c *serverConn) connectDue() int64 {
 func (c *serverConn) onConnectDue() {
 	now := c.loop.now
 	switch {
-	case now >= c.began+int64(c.pool.table.cfg.Timeouts.Connect):
+	case now >= c.dialedAt+int64(c.pool.table.cfg.Timeouts.Connect):
 		c.fail(failConnect, reasonConnectTimeout)
 		return
 	case now >= c.connectDue():
