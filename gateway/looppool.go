@@ -118,7 +118,12 @@ func (l *loop) rerouteWaiting() {
 
 // follow has a request whose attempt has failed go on by the table in force, if its service is still there: the servers of its beginning may be gone.
 func (t *transaction) follow() {
-	if t.held == nil || t.s.loop.pools[t.pool.table] != nil {
+	if t.held == nil {
+		return
+	}
+	l := t.s.loop
+	l.currentTable() // the loop may not have been told of it yet
+	if l.pools[t.pool.table] != nil {
 		return
 	}
 	if r := t.routeInForce(); r != nil {
