@@ -69,12 +69,26 @@ func (g *Gateway) Status() admin.Status {
 			st.Tier, st.From = int(p.tiers[i]), p.members[i].from
 			ps.Servers = append(ps.Servers, st)
 		}
+		setShares(ps.Servers)
 		st.Pools = append(st.Pools, ps)
 	}
 	for _, s := range g.servers.names.States() {
 		st.Names = append(st.Names, nameStatus(s))
 	}
 	return st
+}
+
+// setShares says which share of the requests each server has got.
+func setShares(list []admin.ServerStatus) {
+	all := uint64(0)
+	for i := range list {
+		all += list[i].Requests
+	}
+	for i := range list {
+		if all > 0 {
+			list[i].RequestShare = float64(list[i].Requests) / float64(all)
+		}
+	}
 }
 
 func nameStatus(s discovery.State) admin.NameStatus {

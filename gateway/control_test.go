@@ -115,7 +115,7 @@ func TestCommandAdminStates(t *testing.T) {
 	expectSplit(t, c, 10, 5, 5)
 	o.do(o.Drain(ctx, "dlp", a))
 	expectSplit(t, c, 10, 0, 10)
-	if s := o.status().Pools[0].Servers[0]; s.Admin != "drain" || s.Health != "up" || s.Requests != 5 {
+	if s := o.status().Pools[0].Servers[0]; s.Admin != "drain" || s.Health != "up" || s.Requests != 5 || s.RequestShare != 0.25 {
 		t.Errorf("the drained server: %+v", s)
 	}
 	o.do(o.Ready(ctx, "", a)) // the pool may be left out

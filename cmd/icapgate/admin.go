@@ -153,10 +153,10 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	for _, p := range s.Pools {
 		t.Flush() // each table has columns of its own
 		fmt.Fprintf(out, "\nPool %s, %d waiting%s%s%s\n", p.Name, p.Queue, waiting(p), selected(p), shared(p))
-		fmt.Fprintln(t, "SERVER\tHEALTH\tADMIN\tWEIGHT\tIN FLIGHT\tCONNECTIONS\tIDLE\tCAP\tREQUESTS\tREMARK")
+		fmt.Fprintln(t, "SERVER\tHEALTH\tADMIN\tWEIGHT\tIN FLIGHT\tCONNECTIONS\tIDLE\tCAP\tREQUESTS\tSHARE\tREMARK")
 		for _, srv := range p.Servers {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%s\n", srv.Address, healthSince(srv, now), srv.Admin, srv.Weight,
-				srv.InFlight, srv.Connections, srv.Idle, limit(srv.Cap), srv.Requests, remark(srv, now))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%s\t%s\n", srv.Address, healthSince(srv, now), srv.Admin, srv.Weight,
+				srv.InFlight, srv.Connections, srv.Idle, limit(srv.Cap), srv.Requests, requestShare(srv), remark(srv, now))
 		}
 	}
 	if len(s.Names) > 0 {
@@ -236,6 +236,14 @@ func healthSince(s admin.ServerStatus, now time.Time) string {
 		return s.Health
 	}
 	return fmt.Sprintf("%s %v", s.Health, max(0, now.Sub(s.Since).Truncate(time.Second)))
+}
+
+// requestShare is the server's share of the requests, "-" as long as it has had none.
+func requestShare(s admin.ServerStatus) string {
+	if s.Requests == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f%%", 100*s.RequestShare)
 }
 
 func limit(n int) string {

@@ -27,7 +27,7 @@ func (g *fakeGateway) Status() admin.Status {
 		Listeners: []admin.ListenerStatus{{Name: "icaps", Address: "icaps://192.0.2.1:11344", Sessions: 12}},
 		Pools: []admin.PoolStatus{
 			{Name: "dlp", Queue: 3, Waits: admin.WaitsStatus{Now: map[string]int{"own": 1, "cap": 2, "full": 0}, OldestSeconds: 1.23}, Servers: []admin.ServerStatus{
-				{Address: "10.0.0.1:1344", Health: "up", Admin: "ready", Weight: 1, Share: 1, InFlight: 2, Connections: 5, Idle: 3, Cap: 99, Requests: 1234, Since: g.since},
+				{Address: "10.0.0.1:1344", Health: "up", Admin: "ready", Weight: 1, Share: 1, InFlight: 2, Connections: 5, Idle: 3, Cap: 99, Requests: 1234, RequestShare: 0.9876, Since: g.since},
 				{Address: "10.0.0.2:1344", Health: "down", Admin: "drain", Weight: 2, LastError: "connection\nrefused", MissingPaths: []string{"/a", "/b"}},
 			}},
 			{Name: "av", Tier: 1, Servers: []admin.ServerStatus{{Address: "10.0.0.2:1344", Health: "checking", Admin: "ready", Weight: 1, Tier: 1, Share: 0.25}}},
@@ -96,13 +96,13 @@ LISTENER  ADDRESS                  SESSIONS
 icaps     icaps://192.0.2.1:11344  12
 
 Pool dlp, 3 waiting (cap 2, own 1; the first for 1.2s)
-SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  REMARK
-10.0.0.1:1344  up 3m12s  ready  1       2          5            3     99    1234      -
-10.0.0.2:1344  down      drain  2       0          0            0     none  0         of srv:_icap._tcp.example.com; connection refused; probe: REQMOD /a: 204 No modifications needed, expected status 200; does not know /a, /b; does not do RESPMOD /c
+SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  SHARE  REMARK
+10.0.0.1:1344  up 3m12s  ready  1       2          5            3     99    1234      98.8%  -
+10.0.0.2:1344  down      drain  2       0          0            0     none  0         -      of srv:_icap._tcp.example.com; connection refused; probe: REQMOD /a: 204 No modifications needed, expected status 200; does not know /a, /b; does not do RESPMOD /c
 
 Pool av, 0 waiting, tiers up to 1 in use, number of gateways not known yet: one connection to each server with a limit
-SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  REMARK
-10.0.0.2:1344  checking  ready  1       0          0            0     none  0         tier 1; slow start: its weight is 0.25
+SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  SHARE  REMARK
+10.0.0.2:1344  checking  ready  1       0          0            0     none  0         -      tier 1; slow start: its weight is 0.25
 
 NAME                        ADDRESSES  TTL  LOOKED UP  REMARK
 gateways.example.com        0          -    3s ago     fails since 1m0s: gateways.example.com.: SERVFAIL from nameserver 10.0.0.2:53

@@ -168,7 +168,7 @@ func TestStatusJSON(t *testing.T) {
 	}
 	want := map[string]any{
 		"address": "192.0.2.1:1344", "from": "dlp.test:1344", "authority": "dlp.test:1344", "health": "up", "admin": "ready", "tier": 0.0, "weight": 2.0, "share": 0.5, "in_flight": 4.0, "connections": 6.0,
-		"idle": 2.0, "cap": 16.0, "requests": 1000.0, "since": "2026-01-02T03:04:05Z", "doubted": false, "ejected": true, "ejection_reason": "connect",
+		"idle": 2.0, "cap": 16.0, "requests": 1000.0, "request_share": 0.0, "since": "2026-01-02T03:04:05Z", "doubted": false, "ejected": true, "ejection_reason": "connect",
 		"ejected_until": "2026-01-02T03:05:05Z", "ejections": 3.0, "check_seconds": 0.002, "last_error": "", "istag_changes": 0.0,
 	}
 	if diff := cmp.Diff(want, tree.Pools[0].Servers[0]); diff != "" {

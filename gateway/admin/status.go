@@ -70,6 +70,7 @@ type ServerStatus struct {
 	Idle         int       `json:"idle"`
 	Cap          int       `json:"cap"`                     // most connections, 0: unlimited
 	Requests     uint64    `json:"requests"`                // attempts since the server is known
+	RequestShare float64   `json:"request_share"`           // of the attempts of all of the pool's servers, 0 to 1
 	Since        time.Time `json:"since,omitzero"`          // when Health last changed
 	CheckSeconds float64   `json:"check_seconds"`           // how long the latest check took
 	LastError    string    `json:"last_error"`              // of the latest check, "": none
