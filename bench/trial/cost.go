@@ -197,6 +197,9 @@ func (o *costOptions) measure(ctx context.Context, r *rig, c gatewayConfig, secu
 		cfg.Requests = int64(requests)
 		d.gateway, err = r.gatewayCPU(func() error {
 			shown, err := load.Run(ctx, cfg)
+			if err == nil && shown.Interrupted {
+				err = context.Cause(ctx)
+			}
 			if err == nil {
 				d.requests, d.failed, d.seconds, d.cpu = shown.Requests, shown.Failed, shown.Seconds, shown.Generator.CPUSeconds
 			}
