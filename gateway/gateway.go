@@ -97,6 +97,7 @@ func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 	if err := g.openSpills(cfg); err != nil {
 		return nil, err
 	}
+	g.limitSpills(cfg)
 	t, err := g.servers.build(cfg, new(table))
 	if err != nil {
 		return nil, err

@@ -57,14 +57,15 @@ func (g *Gateway) reload() error {
 	if err := m.keepsServers(g.table.Load(), t); err != nil {
 		return err
 	}
-	if err := g.limits.apply(cfg, t); err != nil {
+	if err := g.openSpills(cfg); err != nil {
 		return err
 	}
-	if err := g.openSpills(cfg); err != nil {
+	if err := g.limits.apply(cfg, t); err != nil { // last: what it puts in force stays
 		return err
 	}
 
 	g.config.Store(cfg)
+	g.limitSpills(cfg)
 	for i, st := range settings {
 		g.listeners[i].settings.Store(st)
 	}

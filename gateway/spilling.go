@@ -32,20 +32,25 @@ const (
 
 var spillNames = [spillResults]string{"kept", "too_large", "full", "failed"}
 
-// openSpills opens the folder for the files if a pool wants some, and puts their limit in force.
+// openSpills opens the folder for the files if a pool wants some and it is not open yet.
 func (g *Gateway) openSpills(cfg *configs.Config) error {
-	s := g.spills.Load()
-	if s == nil && slices.ContainsFunc(cfg.Pools, func(p configs.Pool) bool { return p.Retry.Spill > 0 }) {
-		var err error
-		if s, err = spill.Open(cfg.StateDir); err != nil {
-			return fmt.Errorf("retry.spill: %w (state_dir says where)", err)
-		}
-		g.spills.Store(s)
+	wanted := slices.ContainsFunc(cfg.Pools, func(p configs.Pool) bool { return p.Retry.Spill > 0 })
+	if !wanted || g.spills.Load() != nil {
+		return nil
 	}
-	if s != nil {
+	s, err := spill.Open(cfg.StateDir)
+	if err != nil {
+		return fmt.Errorf("retry.spill: %w (state_dir says where)", err)
+	}
+	g.spills.Store(s)
+	return nil
+}
+
+// limitSpills puts limits.max_spill in force.
+func (g *Gateway) limitSpills(cfg *configs.Config) {
+	if s := g.spills.Load(); s != nil {
 		s.SetMax(int64(cfg.Limits.MaxSpill))
 	}
-	return nil
 }
 
 // begin is called when an attempt begins: its server has nothing of the file.

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"icapgate/configs"
 )
 
 // spilled is YAML of a pool that keeps up to 64 MiB of a request in a file, and of the top level.
@@ -476,5 +478,25 @@ func TestSpillNeedsFolder(t *testing.T) {
 	cfg.StateDir = filepath.Join(t.TempDir(), "new")
 	if err := g.openSpills(&cfg); err != nil {
 		t.Error(err)
+	}
+}
+
+// A reload that is refused because state_dir can't be used has changed nothing, its limits included.
+func TestReloadWithoutSpillFolder(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := startGateway(t, []string{startFake(t).address}, "", fmt.Sprintf("state_dir: %q\nlimits: {max_connections: 100}", file)).ready()
+	cfg := *g.config.Load()
+	cfg.Pools = append(cfg.Pools[:0:0], cfg.Pools...)
+	cfg.Pools[0].Retry.Spill = 1 << 20
+	cfg.Limits.MaxConnections = 50
+	g.load = func() (*configs.Config, error) { return &cfg, nil }
+	if err := g.Reload(); err == nil || !strings.Contains(err.Error(), "state_dir") {
+		t.Errorf("reload: %v", err)
+	}
+	if n := g.limits.maxClients.Load(); n != 100 {
+		t.Errorf("%d clients are allowed after a refused reload, want 100 as before", n)
 	}
 }
