@@ -83,14 +83,15 @@ func (h *histogram) observe(ns int64) {
 
 // loopStats is what one loop has counted.
 type loopStats struct {
-	rejects      [rejectCount]atomic.Uint64
-	allowed      [rejectCount][allowedWays]atomic.Uint64
-	replays      [len(failureNames)]atomic.Uint64
-	clientCloses [reasonCount]atomic.Uint64
-	serverCloses [reasonCount]atomic.Uint64
-	corrected    atomic.Uint64
-	spills       [spillResults]atomic.Uint64
-	body         [directions][ways]atomic.Uint64
+	rejects         [rejectCount]atomic.Uint64
+	allowed         [rejectCount][allowedWays]atomic.Uint64
+	replays         [len(failureNames)]atomic.Uint64
+	clientCloses    [reasonCount]atomic.Uint64
+	serverCloses    [reasonCount]atomic.Uint64
+	corrected       atomic.Uint64
+	unchangedEchoed atomic.Uint64
+	spills          [spillResults]atomic.Uint64
+	body            [directions][ways]atomic.Uint64
 
 	// Only the loop adds to these maps, with mu held; it reads them without.
 	mu       sync.Mutex
@@ -340,6 +341,8 @@ func (g *Gateway) writeLoops(w *metricsWriter) {
 			w.series("body_bytes_total", float64(sum(func(st *loopStats) uint64 { return st.body[d][v].Load() })), "direction", directionNames[d], "via", wayNames[v])
 		}
 	}
+	w.family("unchanged_echoed_total", "counter")
+	w.series("unchanged_echoed_total", float64(sum(func(st *loopStats) uint64 { return st.unchangedEchoed.Load() })))
 	w.family("corrected_offsets_total", "counter")
 	w.series("corrected_offsets_total", float64(sum(func(st *loopStats) uint64 { return st.corrected.Load() })))
 	w.family("spills_total", "counter")

@@ -345,7 +345,10 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 	if r.Status == 200 && t.method != icap.MethodOptions && e.Body() == icap.NullBody && e.HeadLen() == 0 {
 		r.Status, r.Reason = 204, nil // "no modifications", as c-icap's Allow204As200okZeroEncaps says it
 	}
-	if !t.legal(r, e) {
+	unchanged := r.Status == 204 && !e.HasBody() && t.echoes204()
+	if unchanged {
+		r.Status, r.Reason = 200, nil
+	} else if !t.legal(r, e) {
 		return false
 	}
 	s := t.s
@@ -375,13 +378,17 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 		t.dropBody = true
 		e = nil
 	}
-	if t.continued && t.previewOnly() { // this server replaced the one that said 100, and needs no more than the preview
+	if t.continued && t.previewOnly() && !unchanged { // this server replaced the one that said 100, and needs no more than the preview
 		t.discard = true
 		t.dropHeld()
 		l.runLater(&s.conn)
 	}
 	if l.gw.draining.Load() {
 		t.close = true
+	}
+	if unchanged {
+		t.sendUnchanged(r)
+		return true
 	}
 	l.line = appendResponseHead(l.line[:0], r, e, t.close, l.gw.extraFields)
 	if len(blocks) < directWrite && !t.dropBody {
@@ -417,6 +424,23 @@ func (t *transaction) legal(r *icap.Response, e *icap.Encapsulated) bool {
 // takes204 says whether the client can take a 204 now.
 func (t *transaction) takes204() bool {
 	return t.previewed && !t.continued || t.allow&icap.Allow204 != 0
+}
+
+// echoes204 says whether the client can't take a 204 which its server has sent all the same, and can be given what that means: its own message.
+func (t *transaction) echoes204() bool {
+	return t.method != icap.MethodOptions && !t.takes204() && t.requestDone && t.held != nil && t.file == nil
+}
+
+// sendUnchanged answers with the client's own message and the fields of r.
+func (t *transaction) sendUnchanged(r *icap.Response) {
+	s := t.s
+	l := s.loop
+	l.stats.unchangedEchoed.Add(1)
+	list, skip := t.list.Unchanged(t.method)
+	l.line = appendResponseHead(l.line[:0], r, &list, t.close, l.gw.extraFields)
+	s.send(l.line)
+	t.sendHeld(skip)
+	t.payloadOut = t.payloadIn + s.body.Payload()
 }
 
 // startsRequest says whether p can be the start of another request, and not of a chunk: chunk sizes start with a hex digit.

@@ -69,13 +69,7 @@ func (t *transaction) echo() {
 	l.line = appendOwnHead(l.line[:0], 200, 0, t.close, l.gw.extraFields, l.mark)
 	l.line = append(list.AppendTo(l.line), "\r\n"...)
 	s.send(l.line)
-	b, body := t.held.B, t.blocks+t.list.HeadLen()
-	s.send(b[t.blocks+skip : body])
-	if t.previewEnd > 0 { // the chunk that ends the preview is not the end of the body
-		s.sendBody(b[body : t.previewEnd-len(lastChunk)])
-		body = t.previewEnd
-	}
-	s.sendBody(b[body:])
+	t.sendHeld(skip)
 	t.dropHeld()
 	if t.requestDone {
 		t.onResponseEnd()
@@ -84,8 +78,22 @@ func (t *transaction) echo() {
 	l.runLater(&s.conn) // its reading may have stopped for the server
 }
 
-// lastChunk is the canonical end of a body, and of a preview that is not all of it.
-const lastChunk = "0\r\n\r\n"
+// sendHeld gives the client what is held of its message, without skip bytes of its heads.
+func (t *transaction) sendHeld(skip int) {
+	s, b, body := t.s, t.held.B, t.blocks+t.list.HeadLen()
+	s.send(b[t.blocks+skip : body])
+	if t.previewEnd > 0 { // the chunk that ends the preview is not the end of the body
+		s.sendBody(b[body : t.previewEnd-len(lastChunk)])
+		body = t.previewEnd
+	}
+	s.sendBody(b[body:])
+}
+
+// The canonical ends of bodies.
+const (
+	lastChunk     = "0\r\n\r\n"       // of one, and of a preview that is not all of it
+	lastOfPreview = "0; ieof\r\n\r\n" // of a preview that is
+)
 
 // setDecision sets the time in which the verdict has to be there, as far as it can be told now.
 func (t *transaction) setDecision() {
