@@ -90,6 +90,7 @@ type Pool struct {
 	Queue           Queue        `yaml:"queue"`
 	Retry           Retry        `yaml:"retry"`
 	MaxChunk        Size         `yaml:"max_chunk"` // larger chunks of a client are split
+	Preview         string       `yaml:"preview"`   // on (default) | off: the gateway ends previews itself, servers get whole requests only
 	Health          Health       `yaml:"health"`
 	Ejection        Ejection     `yaml:"ejection"`
 }

@@ -57,6 +57,7 @@ func DefaultPool() Pool {
 		Queue:           Queue{Max: 1024, Timeout: seconds(5)},
 		Retry:           Retry{Attempts: 2, ReplayBuffer: 64 << 10, Budget: 0.2, On: []string{"connect", "reset", "503"}},
 		MaxChunk:        1 << 20,
+		Preview:         "on",
 		Health:          Health{Interval: seconds(5), Timeout: seconds(2), Rise: 2, Fall: 3},
 		Ejection: Ejection{
 			Consecutive: 5, FailureShare: 0.5, Window: seconds(10), MinRequests: 20,

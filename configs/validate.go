@@ -22,6 +22,7 @@ var (
 	logLevels  = []string{"debug", "info", "warn", "error"}
 	logFormats = []string{"json", "text"}
 	duplicates = []string{"avoid", "accept"}
+	switches   = []string{"on", "off"}
 	verdicts   = []string{"reject", "allow"}                    // of requests that no server has judged
 	causes     = []string{"connect", "reset", "timeout", "5xx"} // of retry.on, beside single statuses
 )
@@ -178,6 +179,7 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 		v.add(key+".retry.spill", "needs state_dir, the folder for its files, and neither that nor $STATE_DIRECTORY or $HOME is set")
 	}
 	v.size(key+".max_chunk", p.MaxChunk, minChunk, maxChunk)
+	v.oneOf(key+".preview", "preview", p.Preview, switches)
 
 	v.duration(key+".health.interval", p.Health.Interval, minInterval, maxInterval)
 	v.duration(key+".health.timeout", p.Health.Timeout, minTimeout, maxInterval)

@@ -189,6 +189,17 @@ func TestPoliciesAllocateNothing(t *testing.T) {
 	}
 }
 
+// Nor do previews that the gateway ends.
+func TestEndedPreviewAllocatesNothing(t *testing.T) {
+	_, addr := startStub(t, dlpstub.Config{})
+	g := startGateway(t, []string{addr}, noPreviews, "").ready()
+	for _, request := range []string{preview(9) + "4¶abcd¶0; ieof¶¶", RL + "Preview: 0¶" + reqNull} {
+		x := newExchanger(t, g, request, 1)
+		const requests = 1000
+		requireNoAllocations(t, requests, func() { x.run(t, requests) })
+	}
+}
+
 // Messages of all sizes on one gateway do not cost each other their buffers, however many of them are small.
 func TestMixedSizesAllocateNothing(t *testing.T) {
 	g := startSteady(t, dlpstub.Config{Mode: dlpstub.Echo})

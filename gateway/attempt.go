@@ -180,6 +180,7 @@ func (t *transaction) join(c *serverConn) {
 // onConnected is called when the attempt's connection takes bytes.
 func (t *transaction) onConnected() {
 	t.pump()
+	t.endPreview()
 	if !t.requestDone && t.s.request == requestBody {
 		t.s.loop.runLater(&t.s.conn)
 	}
@@ -234,6 +235,9 @@ func (t *transaction) sendLine(c *serverConn, end int) {
 	line = append(line, "\r\n"...)
 	if !c.pool.table.cfg.Reuse {
 		line = append(line, "Connection: close\r\n"...)
+	}
+	if t.wasAllPreview() {
+		line = append(line, "Allow: 204\r\n"...)
 	}
 	if name := l.table.idHeader; name != "" {
 		line = append(line, name...)

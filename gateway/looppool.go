@@ -25,6 +25,7 @@ type loopPool struct {
 	idle         pool.IdleLimits
 	slowStart    int64 // ns
 	replayBuffer int   // bytes
+	noPreviews   bool  // preview: off
 }
 
 // shard is one loop's side of a server, as long as any table names it.
@@ -131,10 +132,14 @@ func (t *transaction) follow() {
 	}
 }
 
-// routeInForce is the route that a held request would have if it came now, nil: none.
+// routeInForce is the route that a held request would have if it came now, nil: none, or its preview is just coming in and servers there can't do previews.
 func (t *transaction) routeInForce() *route {
 	path, _, _ := bytes.Cut(t.held.B[:t.targetEnd], []byte("?"))
 	r, _ := t.s.loop.table.match(t.s.entrance, path, t.method)
+	coming := t.s.request == requestBody && !t.continued
+	if r != nil && t.preview >= 0 && coming && t.s.loop.poolFor(r.pool).noPreviews {
+		return nil
+	}
 	return r
 }
 
@@ -142,6 +147,9 @@ func (t *transaction) routeInForce() *route {
 func (t *transaction) reroute(r *route) {
 	was := t.pool.table
 	t.route, t.pool = r, t.s.loop.poolFor(r.pool)
+	if t.preview >= 0 && t.pool.noPreviews {
+		t.unpreview()
+	}
 	t.tried, t.silent = r.pool.places(was, t.tried), r.pool.places(was, t.silent)
 	t.setKey(t.reparse())
 	t.setDecision()
@@ -171,6 +179,7 @@ func newLoopPool(p *poolTable, routes int) *loopPool {
 		},
 		slowStart:    int64(p.cfg.SlowStart),
 		replayBuffer: int(p.cfg.Retry.ReplayBuffer),
+		noPreviews:   p.cfg.Preview == "off",
 	}
 }
 

@@ -24,6 +24,7 @@ type transaction struct {
 	allow       icap.Allow
 	preview     int    // declared preview of the body in bytes, -1: none
 	previewed   bool   // a Preview field: until a 100 is sent, 204 is legal without Allow
+	endsPreview bool   // the gateway says the 100, and servers get a plain request; see endpreview.go
 	close       bool   // the session ends after the answer
 	requestDone bool   // all of it has been received; for a preview that got a final answer: all that will come
 	continued   bool   // a 100 was sent to the client
@@ -86,7 +87,7 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 	t.answered, t.echoing, t.responseDone, t.dropBody, t.status, t.server = false, false, false, false, 0, nil
 	t.payloadIn, t.payloadOut, t.dropped, t.previewEnd = 0, 0, 0, 0
 	t.end = endDone
-	t.previewed = req.Preview >= 0
+	t.previewed, t.endsPreview = req.Preview >= 0, false
 	t.attempt.reset()
 
 	body := icap.BodyConfig{Preview: -1}
@@ -106,8 +107,9 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 	}
 	t.routeRequest(req)
 	if t.route != nil {
+		t.endsPreview = t.previewed && t.pool.noPreviews
 		t.hold(req, head, blocks)
-		body.MaxChunk = int64(t.pool.table.cfg.MaxChunk)
+		body.MaxChunk, body.Plain = int64(t.pool.table.cfg.MaxChunk), t.endsPreview
 	}
 	s.body.Reset(body)
 	if s.request == requestDone {
@@ -178,7 +180,7 @@ func (t *transaction) hold(req *icap.Request, head int, blocks []byte) {
 		req.Drop(name) // ours takes its place
 	}
 	b = req.AppendFields(b)
-	if req.Preview >= 0 {
+	if req.Preview >= 0 && !t.endsPreview {
 		b = append(b, "Preview: "...)
 		b = strconv.AppendInt(b, int64(req.Preview), 10)
 		b = append(b, "\r\n"...)
@@ -269,6 +271,9 @@ func (t *transaction) takesBody() bool {
 // onRequestEnd is called when the last chunk of the body, or of the preview, has been forwarded.
 func (t *transaction) onRequestEnd(end icap.BodyEnd) {
 	t.wholeAt = t.s.loop.now
+	if t.endsPreview {
+		t.preview = -1
+	}
 	if end != icap.EndPreview {
 		t.setRequestDone()
 		return
@@ -278,7 +283,7 @@ func (t *transaction) onRequestEnd(end icap.BodyEnd) {
 		return
 	}
 	t.s.request = requestHeld
-	if t.held != nil {
+	if t.held != nil && !t.endsPreview {
 		t.previewEnd = len(t.held.B)
 	}
 	if t.asked {
@@ -308,7 +313,7 @@ func (t *transaction) onContinue() {
 // sendContinue asks the client for the rest, in a segment of its own: some clients compare the exact bytes.
 func (t *transaction) sendContinue() {
 	s := t.s
-	t.continued, t.serverContinued, t.asked = true, true, false
+	t.continued, t.serverContinued, t.asked = true, !t.endsPreview, false
 	s.flush()
 	s.send(continueAnswer)
 	s.flush()
@@ -330,6 +335,7 @@ func (t *transaction) setRequestDone() {
 func (t *transaction) proceed() {
 	switch {
 	case !t.active || t.responseDone && t.srv == nil:
+	case t.awaitsPreview():
 	case t.route != nil && t.attempts == 0 && !t.waiting && !t.answered:
 		t.pool.table.budget.First()
 		t.setDecision()

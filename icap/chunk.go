@@ -26,6 +26,7 @@ const (
 type BodyConfig struct {
 	MaxChunk int64 // larger chunks are emitted split; 0: no limit
 	Preview  int   // >= 0: the body is a preview of at most that many bytes; -1: no preview
+	Plain    bool  // what is emitted is no preview: a plain "0" for ieof, and no last chunk where more follows
 	Response bool  // use-original-body is known (206), ieof is not; faults are those of a server
 	Trailers bool  // an ICAP trailer block follows the body; it is consumed and dropped
 }
@@ -201,6 +202,9 @@ func (b *BodyReader) canonicalFrame(p []byte) int {
 			b.beginChunk(size)
 			return n
 		}
+		if b.config.Plain && b.config.Preview >= 0 {
+			return 0
+		}
 		if len(p) >= 5 && string(p[:5]) == "0\r\n\r\n" {
 			b.end = EndBody
 			if b.config.Preview >= 0 {
@@ -295,11 +299,14 @@ func (b *BodyReader) appendSize(dst []byte) []byte {
 }
 
 func (b *BodyReader) appendLast(dst []byte) []byte {
+	if b.config.Plain && b.end == EndPreview {
+		return dst
+	}
 	dst = append(dst, '0')
-	switch b.end {
-	case EndIeof:
+	switch {
+	case b.end == EndIeof && !b.config.Plain:
 		dst = append(dst, "; ieof"...)
-	case EndUseOriginal:
+	case b.end == EndUseOriginal:
 		dst = strconv.AppendUint(append(dst, "; use-original-body="...), b.useOriginal, 10)
 	}
 	return append(dst, "\r\n\r\n"...)

@@ -134,6 +134,7 @@ func TestCanonicalRun(t *testing.T) {
 		{"preview", "4¶abcd¶0¶¶", BodyConfig{Preview: 4}, EndPreview},
 		{"ieof", "4¶abcd¶0; ieof¶¶", BodyConfig{Preview: 5}, EndIeof},
 		{"response", "4¶abcd¶0¶¶", BodyConfig{Preview: -1, Response: true}, EndBody},
+		{"plain-where-there-is-no-preview", "4¶abcd¶0¶¶", BodyConfig{Preview: -1, Plain: true}, EndBody},
 		{"chunk-goes-on", "ffffffffffff¶abcd", BodyConfig{Preview: -1}, EndNone},
 		{"largest", "4¶abcd¶4¶abcd¶0¶¶", BodyConfig{Preview: -1, MaxChunk: 4}, EndBody},
 	}
