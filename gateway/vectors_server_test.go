@@ -56,6 +56,7 @@ func TestAnswers(t *testing.T) {
 		{"R18 nullbody-zero-200-not-allowed", v05, list("req-hdr=0, null-body=0"), okLine + echoList + P + chunks, true},
 		{"R19 order", "", list("res-body=47, res-hdr=28") + both, list("req-hdr=0, res-hdr=28, res-body=47") + both, true},
 		{"R19 only-res-body", "", list("res-body=19") + S + chunks, list("res-hdr=0, res-body=19") + S + chunks, true},
+		{"R19 req-body-of-a-response", v08, list("res-hdr=0, req-body=19") + S + chunks, list("res-hdr=0, res-body=19") + S + chunks, true},
 		{"R20 wrong-offset", "", list("res-hdr=0, res-body=21") + S + chunks, list("res-hdr=0, res-body=19") + S + chunks, true},
 		{"R26 no-reason", "", "ICAP/1.0 204¶¶", "ICAP/1.0 204 No modifications needed¶¶", true},
 		{"R28 fold", "", okLine + "X-Violations-Found: 1¶\tf¶\tT¶\t1¶\t2¶" + echoList + P + chunks, okLine + "X-Violations-Found: 1¶\tf¶\tT¶\t1¶\t2¶" + echoList + P + chunks, true},

@@ -95,8 +95,8 @@ func parseEncapsulated(value []byte) (e Encapsulated, err error) {
 	return e, err
 }
 
-// parseEncapsulatedResponse reads the list of a response. Blanks do not matter, members may be in any order, and the entry of the
-// first block may be missing where it can only be one. A list that announces nothing at all becomes "null-body=0".
+// parseEncapsulatedResponse reads the list of a response. Blanks do not matter, members may be in any order, the entry of the
+// first block may be missing where it can only be one, and behind the head of a response only its body can come. A list that announces nothing at all becomes "null-body=0".
 func parseEncapsulatedResponse(value []byte) (e Encapsulated, err error) {
 	if err = e.parseList(value, true); err != nil {
 		return e, err
@@ -106,6 +106,7 @@ func parseEncapsulatedResponse(value []byte) (e Encapsulated, err error) {
 		return Encapsulated{sections: [3]Section{NullBody}, n: 1}, nil
 	}
 	e.inferFirst()
+	e.correctBody()
 	return e, e.check()
 }
 
@@ -179,6 +180,13 @@ func (e *Encapsulated) inferFirst() {
 	e.sections[0], e.offsets[0] = missing, 0
 	e.n++
 	e.inferred = true
+}
+
+// correctBody makes a req-body behind the head of a response a res-body: so e2guardian names it on a connection that has carried a REQMOD.
+func (e *Encapsulated) correctBody() {
+	if n := e.heads(); n > 0 && e.sections[n-1] == ResHdr && e.sections[n] == ReqBody {
+		e.sections[n] = ResBody
+	}
 }
 
 // check wants what every list has to obey.

@@ -54,6 +54,8 @@ func responses() []vector {
 		{"R19 order-complete", list("res-body=19, res-hdr=0") + S + chunks, list("res-hdr=0, res-body=19") + S + chunks + "[body]"},
 		{"R19 only-res-body", list("res-body=19") + S + chunks, list("res-hdr=0, res-body=19") + "[corrected]" + S + chunks + "[body]"},
 		{"R19 only-req-body", list("req-body=28") + P + chunks, list("req-hdr=0, req-body=28") + "[corrected]" + P + chunks + "[body]"},
+		{"R19 req-body-of-a-response", list("res-hdr=0, req-body=19") + S + chunks, list("res-hdr=0, res-body=19") + S + chunks + "[body]"},
+		{"R19 req-body-of-a-response-behind-both", list("req-hdr=0, res-hdr=28, req-body=47") + P + S + chunks, list("req-hdr=0, res-hdr=28, res-body=47") + P + S + chunks + "[body]"},
 		{"R19 inconsistent", list("res-body=20") + S + chunks, "[502 incomplete Encapsulated does not fit the blocks]"},
 		{"R19 inconsistent-second", list("res-hdr=28, res-body=48") + P + S + chunks, "[502 incomplete Encapsulated does not fit the blocks]"},
 		{"R19 only-null-body", list("null-body=19") + S, "[502 first offset in Encapsulated is not 0]"},
