@@ -68,6 +68,9 @@ type Service struct {
 	OnError         string   `yaml:"on_error"`         // reject | allow: whose server gave no answer, or one that says that it failed
 	OnTimeout       string   `yaml:"on_timeout"`       // reject | allow: whose server was late, or DecisionTimeout has passed
 	DecisionTimeout Duration `yaml:"decision_timeout"` // for a verdict, from when a server could begin with it; 0: none
+	MaxBody         Size     `yaml:"max_body"`         // bytes of a request's body that go to a server; 0: no limit
+	MaxDuration     Duration `yaml:"max_duration"`     // from a request's heads to the end of its answer; 0: no limit
+	OnLimit         string   `yaml:"on_limit"`         // reject | allow: what becomes of a request beyond these two, or LongStreams of its pool
 	Duplicates      string   `yaml:"duplicates"`       // avoid | accept: may a request be sent again once a server may have seen it whole?
 }
 
@@ -89,6 +92,7 @@ type Pool struct {
 	Timeouts        PoolTimeouts `yaml:"timeouts"`
 	Queue           Queue        `yaml:"queue"`
 	Retry           Retry        `yaml:"retry"`
+	LongStreams     LongStreams  `yaml:"long_streams"`
 	MaxChunk        Size         `yaml:"max_chunk"` // larger chunks of a client are split
 	Preview         string       `yaml:"preview"`   // on (default) | off: the gateway ends previews itself, servers get whole requests only
 	Health          Health       `yaml:"health"`
@@ -137,6 +141,12 @@ type Retry struct {
 	Budget       float64  `yaml:"budget"`        // retries per first attempt
 	On           []string `yaml:"on"`            // connect, reset, timeout, 5xx or a status such as 503: after what
 	Spill        Size     `yaml:"spill"`         // bytes of a request that are kept in a file beyond ReplayBuffer; 0: none
+}
+
+// LongStreams bounds the connections that requests may hold which have been with a server for long.
+type LongStreams struct {
+	After Duration `yaml:"after"` // 0: no bound
+	Share float64  `yaml:"share"` // of a server's connections; one at least
 }
 
 // Health describes the active checks of the servers: OPTIONS requests.

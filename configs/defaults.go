@@ -56,6 +56,7 @@ func DefaultPool() Pool {
 		Timeouts:        PoolTimeouts{Connect: seconds(2), Send: seconds(60), Response: seconds(60)},
 		Queue:           Queue{Max: 1024, Timeout: seconds(5)},
 		Retry:           Retry{Attempts: 2, ReplayBuffer: 64 << 10, Budget: 0.2, On: []string{"connect", "reset", "503"}},
+		LongStreams:     LongStreams{Share: 0.5},
 		MaxChunk:        1 << 20,
 		Preview:         "on",
 		Health:          Health{Interval: seconds(5), Timeout: seconds(2), Rise: 2, Fall: 3},
@@ -68,7 +69,7 @@ func DefaultPool() Pool {
 
 // DefaultService returns a service for everything that lacks only its pool.
 func DefaultService() Service {
-	return Service{Path: "*", OnUnavailable: "reject", OnError: "reject", OnTimeout: "reject", Duplicates: "accept"}
+	return Service{Path: "*", OnUnavailable: "reject", OnError: "reject", OnTimeout: "reject", OnLimit: "reject", Duplicates: "accept"}
 }
 
 // DefaultProbe returns a probe that lacks its path, its content and what is expected.

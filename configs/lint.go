@@ -54,11 +54,31 @@ func (l *linter) service(i int) {
 			}
 		}
 	}
+	l.limits(fmt.Sprintf("services[%d]", i), later)
 	for j := range l.c.Services[:i] {
 		if covers(&l.c.Services[j], later) {
 			l.add(fmt.Sprintf("services[%d]", i), "is never used: services[%d] matches all of it and comes first", j)
 			return
 		}
+	}
+}
+
+// limits warns of limits of a service that have no effect, or not the one that is wanted.
+func (l *linter) limits(key string, s *Service) {
+	if s.MaxDuration > 0 && s.DecisionTimeout >= s.MaxDuration {
+		l.add(key+".decision_timeout", "%v is never reached: max_duration is %v", s.DecisionTimeout, s.MaxDuration)
+	}
+	i := slices.IndexFunc(l.c.Pools, func(p Pool) bool { return p.Name == s.Pool })
+	if i < 0 || s.OnLimit != "allow" {
+		return
+	}
+	p := &l.c.Pools[i]
+	if s.MaxBody == 0 && s.MaxDuration == 0 && p.LongStreams.After == 0 {
+		l.add(key+".on_limit", "allow has no effect: neither max_body nor max_duration is set, nor long_streams.after of pool %s", p.Name)
+	}
+	if s.MaxBody > p.Retry.ReplayBuffer {
+		l.add(key+".on_limit", "allow: of bodies beyond max_body (%v) more than retry.replay_buffer of pool %s (%v) has gone, so clients that do not take a 204 then are rejected all the same",
+			s.MaxBody, p.Name, p.Retry.ReplayBuffer)
 	}
 }
 
@@ -115,6 +135,7 @@ func (l *linter) pool(key string, p *Pool) {
 		l.add(key+".connection_share", "%d gateways share these servers: all of them need this same value; dns: and a name with all their addresses counts them", n)
 	}
 
+	l.longStreams(key, p)
 	l.ejection(key+".ejection", p)
 	if p.Health.Probe != nil {
 		l.probe(key+".health.probe", p.Health.Probe)
@@ -147,6 +168,25 @@ func (l *linter) pool(key string, p *Pool) {
 		}
 		l.add(key+".servers", "plain ICAP to %s%s: decrypted content leaves this machine in clear; better with tls "+
 			"(or a stunnel on the server), or on a network of its own", remote[0], more)
+	}
+}
+
+// longStreams warns of servers on which long streams have no bound, or one that leaves nothing for others.
+func (l *linter) longStreams(key string, p *Pool) {
+	if p.LongStreams.After == 0 {
+		return
+	}
+	if p.LongStreams.Share == 1 {
+		l.add(key+".long_streams.share", "1: long streams may hold all connections of a server")
+	}
+	for i := range p.Servers {
+		at := fmt.Sprintf("%s.servers[%d].max_connections", key, i)
+		switch n := p.Servers[i].MaxConnections; {
+		case n == 0:
+			l.add(at, "is not set: there is no bound on long_streams here unless the server's OPTIONS name Max-Connections")
+		case n/max(1, p.ConnectionShare.Count())-p.Reserve <= 1:
+			l.add(at, "%d leaves one connection for requests, which a long stream may hold", n)
+		}
 	}
 }
 

@@ -50,6 +50,7 @@ const (
 	maxFactor      = 1000
 	minWindow      = Duration(time.Second)
 	maxReplay      = Size(64 << 20)
+	maxBody        = Size(1 << 50)
 	maxSpill       = Size(1 << 40)
 	minMemory      = Size(64 << 20)
 	maxMemory      = Size(1 << 50)
@@ -178,6 +179,8 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 	if p.Retry.Spill > 0 && v.c.StateDir == "" {
 		v.add(key+".retry.spill", "needs state_dir, the folder for its files, and neither that nor $STATE_DIRECTORY or $HOME is set")
 	}
+	v.duration(key+".long_streams.after", p.LongStreams.After, 0, maxTimeout)
+	v.share(key+".long_streams.share", p.LongStreams.Share)
 	v.size(key+".max_chunk", p.MaxChunk, minChunk, maxChunk)
 	v.oneOf(key+".preview", "preview", p.Preview, switches)
 
@@ -361,6 +364,9 @@ func (v *validator) service(key string, s *Service) {
 	v.oneOf(key+".on_error", "policy", s.OnError, verdicts)
 	v.oneOf(key+".on_timeout", "policy", s.OnTimeout, verdicts)
 	v.duration(key+".decision_timeout", s.DecisionTimeout, 0, maxTimeout)
+	v.size(key+".max_body", s.MaxBody, 0, maxBody)
+	v.duration(key+".max_duration", s.MaxDuration, 0, maxTimeout)
+	v.oneOf(key+".on_limit", "policy", s.OnLimit, verdicts)
 	v.oneOf(key+".duplicates", "policy", s.Duplicates, duplicates)
 	var listeners, pools []string
 	for i := range v.c.Listeners {

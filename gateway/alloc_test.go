@@ -200,6 +200,19 @@ func TestEndedPreviewAllocatesNothing(t *testing.T) {
 	}
 }
 
+// Limits that are not reached cost no allocation either.
+func TestLimitsAllocateNothing(t *testing.T) {
+	for _, e := range steadyExchanges {
+		t.Run(e.name, func(t *testing.T) {
+			_, addr := startStub(t, e.server)
+			g := startGateway(t, []string{addr}, quiet+"    long_streams: {after: 60s}\n", limited("max_body: 1GiB, max_duration: 60s")).ready()
+			x := newExchanger(t, g, e.request, 1)
+			const requests = 500
+			requireNoAllocations(t, requests, func() { x.run(t, requests) })
+		})
+	}
+}
+
 // Messages of all sizes on one gateway do not cost each other their buffers, however many of them are small.
 func TestMixedSizesAllocateNothing(t *testing.T) {
 	g := startSteady(t, dlpstub.Config{Mode: dlpstub.Echo})

@@ -164,6 +164,7 @@ func (t *transaction) join(c *serverConn) {
 	}
 	t.sent, t.lineSent, t.serverContinued, t.asked = t.payload, false, false, false
 	t.spilling.begin()
+	t.beginBounds()
 	t.attempts++
 	t.mayHaveAll = false // of the one before
 	if t.again {

@@ -134,7 +134,7 @@ func oldest(w pool.Waits, now int64) float64 {
 func serverStatus(p *poolTable, s *pool.Server, now int64) admin.ServerStatus {
 	st := admin.ServerStatus{
 		Address: s.Name, Authority: s.Authority, Health: s.Health.State().String(), Admin: s.Health.Admin().String(), Weight: s.Weight(), Share: float64(s.Share(now, int64(p.cfg.SlowStart))) / pool.Parts,
-		InFlight: s.InFlight(), Connections: s.Connections(), Idle: s.Idle(), Cap: s.Cap(), Requests: s.Requests(),
+		InFlight: s.InFlight(), LongStreams: s.LongStreams(), Connections: s.Connections(), Idle: s.Idle(), Cap: s.Cap(), Requests: s.Requests(),
 		Doubted: s.Health.Doubted(),
 		Since:   s.Health.Since(), CheckSeconds: s.Health.LastDuration().Seconds(), LastError: s.Health.LastError(),
 	}

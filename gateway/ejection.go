@@ -106,6 +106,7 @@ func (c *serverConn) endAttempt() {
 	if c.said != saidGood && c.said != saidFailed {
 		c.server.Health.Void()
 	}
+	c.tx.endBounds(c.server)
 	c.tx = nil
 	c.server.End()
 }

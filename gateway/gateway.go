@@ -62,6 +62,7 @@ type Gateway struct {
 	strayLog rateLimit // of requests for paths that nobody has
 
 	allowedLog rateLimit
+	limitLog   rateLimit
 	metrics    gatewayMetrics
 	servers    servers // control plane of the pools
 	retired    struct {

@@ -24,6 +24,7 @@ type loopPool struct {
 	sticks       bool              // affinity: session
 	idle         pool.IdleLimits
 	slowStart    int64 // ns
+	longAfter    int64 // ns, 0: no stream is long
 	replayBuffer int   // bytes
 	noPreviews   bool  // preview: off
 }
@@ -153,6 +154,7 @@ func (t *transaction) reroute(r *route) {
 	t.tried, t.silent = r.pool.places(was, t.tried), r.pool.places(was, t.silent)
 	t.setKey(t.reparse())
 	t.setDecision()
+	t.setLimits()
 }
 
 // places are those servers in p that have some places in was.
@@ -178,6 +180,7 @@ func newLoopPool(p *poolTable, routes int) *loopPool {
 			Timeout: time.Duration(p.cfg.Idle.Timeout), MaxAge: time.Duration(p.cfg.Idle.MaxAge), MaxRequests: p.cfg.Idle.MaxRequests,
 		},
 		slowStart:    int64(p.cfg.SlowStart),
+		longAfter:    int64(p.cfg.LongStreams.After),
 		replayBuffer: int(p.cfg.Retry.ReplayBuffer),
 		noPreviews:   p.cfg.Preview == "off",
 	}

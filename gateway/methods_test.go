@@ -44,6 +44,9 @@ func (l *logBook) lines(text string) (list []string) {
 func (g *testGateway) keepLog() *logBook {
 	book := new(logBook)
 	g.log = slog.New(slog.NewTextHandler(book, nil))
+	for _, l := range g.loops {
+		l.log = g.log
+	}
 	return book
 }
 

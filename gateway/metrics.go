@@ -469,6 +469,7 @@ func (g *Gateway) writeServers(w *metricsWriter) {
 		}
 	}
 	each("server_in_flight", "gauge", func(s *pool.Server) float64 { return float64(s.InFlight()) })
+	each("server_long_streams", "gauge", func(s *pool.Server) float64 { return float64(s.LongStreams()) })
 	each("server_cap", "gauge", func(s *pool.Server) float64 { return float64(s.Cap()) })
 	w.family("server_connections", "gauge")
 	for _, p := range t.pools {

@@ -34,6 +34,7 @@ const (
 	reasonOverCap       // the server's cap has become smaller
 	reasonSpillLost     // the file with its request could not be read back
 	// Both.
+	reasonLimit // its request was beyond a limit: see streams.go
 	reasonShutdown
 	reasonPanic
 	reasonCount = iota
@@ -42,7 +43,7 @@ const (
 var reasonNames = [reasonCount]string{
 	"client_closed", "client_gone", "reset", "done", "idle", "head_timeout", "body_timeout", "write_timeout", "bad_request", "tls_on_plain", "rest_too_long",
 	"truncated", "server_closed", "unexpected_bytes", "connect_failed", "connect_timeout", "no_descriptor", "no_answer", "bad_response",
-	"send_timeout", "response_timeout", "vanished", "client_aborted", "not_reusable", "retired", "over_cap", "spill_lost", "shutdown", "panic",
+	"send_timeout", "response_timeout", "vanished", "client_aborted", "not_reusable", "retired", "over_cap", "spill_lost", "limit", "shutdown", "panic",
 }
 
 func (r closeReason) String() string { return reasonNames[r] }
@@ -62,11 +63,14 @@ const (
 	rejectServerFailed                  // 502: no answer, or a broken one
 	rejectOverloaded                    // 503: no descriptor was free to connect to a server with, or a request that was to be sent again could not be read back
 	rejectLate                          // 502: no verdict in time
+	rejectBody                          // 413: beyond max_body
+	rejectDuration                      // 413 or 502: beyond max_duration
+	rejectLong                          // likewise: the oldest of too many long streams
 	rejectCount            = iota
 )
 
 var rejectNames = [rejectCount]string{
-	"bad_request", "unknown_method", "version", "timeout", "no_service", "method_not_allowed", "no_server", "full", "server_failed", "overloaded", "late",
+	"bad_request", "unknown_method", "version", "timeout", "no_service", "method_not_allowed", "no_server", "full", "server_failed", "overloaded", "late", "max_body", "max_duration", "long_streams",
 }
 
 func (r rejectReason) String() string { return rejectNames[r] }

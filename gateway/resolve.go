@@ -187,7 +187,7 @@ func (m *servers) before(p *poolTable, addr netip.AddrPort) *pool.Server {
 }
 
 func limitsOf(cfg *configs.Pool, maxConnections, share int) pool.Limits {
-	return pool.Limits{MaxConnections: maxConnections, ConnectionShare: share, Reserve: cfg.Reserve}
+	return pool.Limits{MaxConnections: maxConnections, ConnectionShare: share, Reserve: cfg.Reserve, LongShare: cfg.LongStreams.Share}
 }
 
 // follow has the pools follow what is heard of their names.

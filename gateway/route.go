@@ -28,6 +28,9 @@ type route struct {
 
 	allows   [rejectCount]bool // passes what would be rejected for this reason
 	decision int64             // ns in which a verdict has to be there, 0: no limit
+
+	maxBody     uint64 // bytes of a body that go to a server, 0: no limit
+	maxDuration int64  // ns from a request's heads to the end of its answer, 0: no limit
 }
 
 // entrance is where a session has come in.
@@ -136,10 +139,14 @@ func newRoute(s configs.Service, p *poolTable) *route {
 		preserveHost: s.PreserveHost, onlyOnce: s.Duplicates == "avoid", rewrites: s.Rewrite != "",
 	}
 	r.decision = int64(s.DecisionTimeout)
+	r.maxBody, r.maxDuration = uint64(s.MaxBody), int64(s.MaxDuration)
 	for _, why := range unjudged {
 		r.allows[why] = s.OnUnavailable == "allow"
 	}
 	r.allows[rejectServerFailed], r.allows[rejectLate] = s.OnError == "allow", s.OnTimeout == "allow"
+	for _, why := range []rejectReason{rejectBody, rejectDuration, rejectLong} {
+		r.allows[why] = s.OnLimit == "allow"
+	}
 	for _, name := range s.ServerNames {
 		r.serverNames = append(r.serverNames, strings.ToLower(name))
 	}

@@ -279,10 +279,11 @@ func (g *Gateway) inFlight() int {
 }
 
 // onCap is called when the cap of s may have changed. A larger one may let those who wait go on; of a smaller one the idle connections beyond it
-// go at once, and busy ones when they have done their request. It may be called from any goroutine.
+// go at once, busy ones when they have done their request, and long streams beyond their share. It may be called from any goroutine.
 func (g *Gateway) onCap(s *pool.Server) {
 	g.offer(s)
 	g.trim(s, 0)
+	s.TrimLong()
 }
 
 // trim closes the idle connections to s beyond its cap on the loops from i on, one loop after the other: together they would close too many.

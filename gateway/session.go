@@ -180,7 +180,9 @@ func (s *session) splice() (n int, ok bool) {
 		out, _, _ := s.body.Next(nil)
 		t.forward(out)
 	}
-	t.srv.endRound()
+	if t.srv != nil { // a limit may have ended the attempt
+		t.srv.endRound()
+	}
 	return n, true
 }
 

@@ -68,6 +68,7 @@ type transaction struct {
 	noted noted
 
 	decision timer // decision_timeout
+	bounds   bounds
 }
 
 func (t *transaction) init(s *session) {
@@ -88,6 +89,7 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 	t.payloadIn, t.payloadOut, t.dropped, t.previewEnd = 0, 0, 0, 0
 	t.end = endDone
 	t.previewed, t.endsPreview = req.Preview >= 0, false
+	t.bounds.maxBody, t.bounds.until = 0, 0
 	t.attempt.reset()
 
 	body := icap.BodyConfig{Preview: -1}
@@ -109,6 +111,7 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 	if t.route != nil {
 		t.endsPreview = t.previewed && t.pool.noPreviews
 		t.hold(req, head, blocks)
+		t.setLimits()
 		body.MaxChunk, body.Plain = int64(t.pool.table.cfg.MaxChunk), t.endsPreview
 	}
 	s.body.Reset(body)
@@ -197,6 +200,11 @@ func (t *transaction) hold(req *icap.Request, head int, blocks []byte) {
 
 // forward takes decoded bytes of the body, in canonical framing, for the server.
 func (t *transaction) forward(p []byte) {
+	if t.bounds.maxBody > 0 && t.outgrows() {
+		if t.limit(rejectBody); !t.active {
+			return
+		}
+	}
 	if t.discard {
 		if t.dropped += uint64(len(p)); t.dropped > maxRest {
 			t.abandonRest()
@@ -520,6 +528,7 @@ func (t *transaction) finishIfDone() {
 func (t *transaction) deactivate() {
 	t.active = false
 	t.s.loop.wheel.stop(&t.decision)
+	t.s.loop.wheel.stop(&t.bounds.timer)
 	if t.s.closed {
 		delete(t.s.loop.orphans, t.s)
 	}

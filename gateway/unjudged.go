@@ -4,35 +4,41 @@ import (
 	"icapgate/icap"
 )
 
-// This file is what becomes of a request that no server has judged: it is rejected or, where on_unavailable, on_error or on_timeout of its service
+// This file is what becomes of a request that no server has judged: it is rejected or, where on_unavailable, on_error, on_timeout or on_limit of its service
 // say so, it passes (fail open). A client that takes a 204 gets one; any other gets its own message back, as it comes in, whatever its size.
 
 // allowedMark is the header line that tells an answer which nobody has given a thought from a server's; the reason follows.
 const allowedMark = "X-Icapgate-Allowed: "
 
 // unjudged are the reasons for which no server has judged a request.
-var unjudged = [...]rejectReason{rejectNoServer, rejectFull, rejectOverloaded, rejectServerFailed, rejectLate}
+var unjudged = [...]rejectReason{rejectNoServer, rejectFull, rejectOverloaded, rejectServerFailed, rejectLate, rejectBody, rejectDuration, rejectLong}
 
 // The ways in which requests pass, for allowed_total.
 const (
 	allowedBy204 = iota
 	allowedByEcho
+	allowedBegun // its answer goes on
 	allowedNever // nothing of the kind was possible: rejected
 	allowedWays
 )
 
-var allowedWayNames = [allowedWays]string{"204", "echo", "cannot_allow"}
+var allowedWayNames = [allowedWays]string{"204", "echo", "begun", "cannot_allow"}
 
 // refuse is called when no server has judged the request.
 func (t *transaction) refuse(status int, why rejectReason, retryAfter int) {
-	switch {
-	case t.mayAllow(why):
+	if t.mayAllow(why) {
 		t.pass(why)
 		return
-	case t.method != icap.MethodOptions && t.route.allows[why] && !t.s.closed:
+	}
+	t.countRefused(why)
+	t.reply(status, why, retryAfter)
+}
+
+// countRefused counts a request that is rejected though it was to pass.
+func (t *transaction) countRefused(why rejectReason) {
+	if t.method != icap.MethodOptions && t.route.allows[why] && !t.s.closed {
 		t.s.loop.stats.allowed[why][allowedNever].Add(1)
 	}
-	t.reply(status, why, retryAfter)
 }
 
 // mayAllow says whether the request passes rather than being rejected for this reason, and can. To a client that has gone, nothing does.
@@ -45,9 +51,7 @@ func (t *transaction) pass(why rejectReason) {
 	l := t.s.loop
 	t.end = allowedNames[why]
 	l.mark = append(append(append(l.mark[:0], allowedMark...), why.String()...), "\r\n"...)
-	if n, ok := l.gw.allowedLog.next(); ok {
-		l.log.Warn("requests pass unjudged", "service", t.route.name, "pool", t.pool.table.name, "reason", why.String(), "times", n)
-	}
+	t.warnAllowed(why)
 	if t.takes204() {
 		l.stats.allowed[why][allowedBy204].Add(1)
 		t.answer(204, 0, l.mark)
@@ -55,6 +59,13 @@ func (t *transaction) pass(why rejectReason) {
 	}
 	l.stats.allowed[why][allowedByEcho].Add(1)
 	t.echo()
+}
+
+func (t *transaction) warnAllowed(why rejectReason) {
+	l := t.s.loop
+	if n, ok := l.gw.allowedLog.next(); ok {
+		l.log.Warn("requests pass unjudged", "service", t.route.name, "pool", t.pool.table.name, "reason", why.String(), "times", n)
+	}
 }
 
 // echo gives the client its own message back: what is held of it, and the rest as it comes.

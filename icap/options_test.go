@@ -62,7 +62,7 @@ func TestOptionsLacks(t *testing.T) {
 }
 
 func TestStatusText(t *testing.T) {
-	for _, code := range []int{100, 200, 201, 204, 206, 400, 403, 404, 405, 408, 418, 500, 501, 502, 503, 504, 505} {
+	for _, code := range []int{100, 200, 201, 204, 206, 400, 403, 404, 405, 408, 413, 418, 500, 501, 502, 503, 504, 505} {
 		if StatusText(code) == "" {
 			t.Errorf("no text for %d", code)
 		}

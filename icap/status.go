@@ -23,6 +23,8 @@ func StatusText(code int) string {
 		return "Method not allowed for service"
 	case 408:
 		return "Request timeout"
+	case 413:
+		return "Request too large"
 	case 418:
 		return "Bad composition"
 	case 500:

@@ -37,13 +37,15 @@ type Server struct {
 type slots struct {
 	taken  atomic.Int32           // connecting, busy and idle connections
 	latest atomic.Pointer[Server] // of those that share them
+	long   longStreams
 }
 
 // Limits is what the configuration says about a server's connections.
 type Limits struct {
-	MaxConnections  int // 0: as learnt from the server, none learnt: unlimited
-	ConnectionShare int // gateways that share the server's cap, >= 1, or ShareUnknown
-	Reserve         int // connections left free for checks
+	MaxConnections  int     // 0: as learnt from the server, none learnt: unlimited
+	ConnectionShare int     // gateways that share the server's cap, >= 1, or ShareUnknown
+	Reserve         int     // connections left free for checks
+	LongShare       float64 // of the cap, for long streams
 }
 
 // ShareUnknown is a ConnectionShare that leaves one connection: any number of gateways could be there.

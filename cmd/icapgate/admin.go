@@ -262,6 +262,9 @@ func remark(s admin.ServerStatus, now time.Time) string {
 	if s.Doubted {
 		remarks = append(remarks, "nothing is heard of it: others are preferred")
 	}
+	if s.LongStreams > 0 {
+		remarks = append(remarks, fmt.Sprintf("long streams: %d", s.LongStreams))
+	}
 	if s.From != "" && s.From != s.Address {
 		remarks = append(remarks, "of "+s.From)
 	}

@@ -30,7 +30,7 @@ func (g *fakeGateway) Status() admin.Status {
 				{Address: "10.0.0.1:1344", Health: "up", Admin: "ready", Weight: 1, Share: 1, InFlight: 2, Connections: 5, Idle: 3, Cap: 99, Requests: 1234, RequestShare: 0.9876, Since: g.since},
 				{Address: "10.0.0.2:1344", Health: "down", Admin: "drain", Weight: 2, LastError: "connection\nrefused", MissingPaths: []string{"/a", "/b"}},
 			}},
-			{Name: "av", Tier: 1, Servers: []admin.ServerStatus{{Address: "10.0.0.2:1344", Health: "checking", Admin: "ready", Weight: 1, Tier: 1, Share: 0.25}}},
+			{Name: "av", Tier: 1, Servers: []admin.ServerStatus{{Address: "10.0.0.2:1344", Health: "checking", Admin: "ready", Weight: 1, Tier: 1, Share: 0.25, LongStreams: 2}}},
 		},
 	}
 }
@@ -102,7 +102,7 @@ SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQU
 
 Pool av, 0 waiting, tiers up to 1 in use, number of gateways not known yet: one connection to each server with a limit
 SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  SHARE  REMARK
-10.0.0.2:1344  checking  ready  1       0          0            0     none  0         -      tier 1; slow start: its weight is 0.25
+10.0.0.2:1344  checking  ready  1       0          0            0     none  0         -      long streams: 2; tier 1; slow start: its weight is 0.25
 
 NAME                        ADDRESSES  TTL  LOOKED UP  REMARK
 gateways.example.com        0          -    3s ago     fails since 1m0s: gateways.example.com.: SERVFAIL from nameserver 10.0.0.2:53

@@ -57,16 +57,17 @@ type WaitsStatus struct {
 
 // ServerStatus is one server of a pool.
 type ServerStatus struct {
-	Address      string    `json:"address"`     // ip:port
-	From         string    `json:"from"`        // the address in the configuration: the same, or a name
-	Authority    string    `json:"authority"`   // host:port that the server is spoken to as; of an SRV record its target
-	Health       string    `json:"health"`      // checking, up, down
-	Admin        string    `json:"admin"`       // ready, drain, maintenance
-	Tier         int       `json:"tier"`        // above 0: a backup
-	Weight       int       `json:"weight"`      // 0: no new requests
-	Share        float64   `json:"share"`       // the weight of now: less than Weight in slow start
-	InFlight     int       `json:"in_flight"`   // attempts that run
-	Connections  int       `json:"connections"` // active and idle
+	Address      string    `json:"address"`      // ip:port
+	From         string    `json:"from"`         // the address in the configuration: the same, or a name
+	Authority    string    `json:"authority"`    // host:port that the server is spoken to as; of an SRV record its target
+	Health       string    `json:"health"`       // checking, up, down
+	Admin        string    `json:"admin"`        // ready, drain, maintenance
+	Tier         int       `json:"tier"`         // above 0: a backup
+	Weight       int       `json:"weight"`       // 0: no new requests
+	Share        float64   `json:"share"`        // the weight of now: less than Weight in slow start
+	InFlight     int       `json:"in_flight"`    // attempts that run
+	LongStreams  int       `json:"long_streams"` // of these, those that have been there for longer than long_streams.after
+	Connections  int       `json:"connections"`  // active and idle
 	Idle         int       `json:"idle"`
 	Cap          int       `json:"cap"`                     // most connections, 0: unlimited
 	Requests     uint64    `json:"requests"`                // attempts since the server is known
