@@ -200,7 +200,7 @@ func TestKeepAliveLimit(t *testing.T) {
 			checkLeaks(t)
 			var addresses []string
 			for range test.servers {
-				addresses = append(addresses, startCICAP(t, "").address)
+				addresses = append(addresses, startTapped(t, "", "").address)
 			}
 			g := startGateway(t, addresses, "")
 			c := g.dial(test.listener, "/echo")
@@ -234,7 +234,7 @@ func TestFewThreads(t *testing.T) {
 	limits := fmt.Sprintf("StartServers 1\nMaxServers 1\nMinSpareThreads 0\nMaxSpareThreads %d\nThreadsPerChild %d\n", threads, threads)
 	var servers []string
 	for range 2 {
-		servers = append(servers, fmt.Sprintf("{address: %q, max_connections: %d}", startCICAP(t, limits).address, threads))
+		servers = append(servers, fmt.Sprintf("{address: %q, max_connections: %d}", startTapped(t, limits, "").address, threads))
 	}
 	g := startGateway(t, servers, "queue: {timeout: 30s}")
 	sizes := []int{0, 800, 30_000, 200_000}

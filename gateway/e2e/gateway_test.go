@@ -33,7 +33,8 @@ const (
 type testGateway struct {
 	*gateway.Gateway
 	t     testing.TB
-	certs string // PEM file that its clients trust
+	pem   string // PEM file with its certificate and key
+	certs string // the one that its clients trust
 	roots *x509.CertPool
 }
 
@@ -61,15 +62,15 @@ func openFDs(t testing.TB) int {
 }
 
 // startGateway runs a gateway with an icaps and an icap listener in front of the servers, and waits until all of them are up. servers and pool,
-// which is more of the only pool, are YAML in flow style: "127.0.0.1:1344", "balance: round_robin".
-func startGateway(t testing.TB, servers []string, pool string) *testGateway {
+// which is more of the only pool, are YAML in flow style: "127.0.0.1:1344", "balance: round_robin". more are further lines of the configuration.
+func startGateway(t testing.TB, servers []string, pool string, more ...string) *testGateway {
 	t.Helper()
-	g := startGatewayUnchecked(t, servers, pool)
+	g := startGatewayUnchecked(t, servers, pool, more...)
 	eventually(t, "servers up", func() bool { return g.sum("server_up", "") == len(servers) })
 	return g
 }
 
-func startGatewayUnchecked(t testing.TB, servers []string, pool string) *testGateway {
+func startGatewayUnchecked(t testing.TB, servers []string, pool string, more ...string) *testGateway {
 	t.Helper()
 	if pool != "" {
 		pool = ", " + pool
@@ -82,7 +83,8 @@ pools:
   - {name: dlp, servers: [%s]%s}
 access_log: {output: off}
 admin: {address: "off"}
-`, pem, strings.Join(servers, ", "), pool)
+%s
+`, pem, strings.Join(servers, ", "), pool, strings.Join(more, "\n"))
 	cfg, err := configs.Parse("e2e.yaml", []byte(text))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
@@ -95,7 +97,7 @@ admin: {address: "off"}
 		t.Fatal(err)
 	}
 	t.Cleanup(g.Close)
-	return &testGateway{Gateway: g, t: t, certs: trust, roots: certPool(t, trust)}
+	return &testGateway{Gateway: g, t: t, pem: pem, certs: trust, roots: certPool(t, trust)}
 }
 
 // testLog is a writer to the test's log.

@@ -70,7 +70,7 @@ func TestLoad(t *testing.T) {
 	})
 	t.Run("gateway", func(t *testing.T) {
 		checkLeaks(t)
-		g := startGateway(t, []string{startCICAP(t, "").address, startCICAP(t, "").address}, "")
+		g := startGateway(t, []string{startTapped(t, "", "").address, startTapped(t, "", "").address}, "")
 		run(t, "icaps://"+g.address(icaps)+"/echo", 0, &tls.Config{RootCAs: g.roots, ServerName: "127.0.0.1"})
 		g.noRejects()
 	})

@@ -233,6 +233,7 @@ func run(t testing.TB, env []string, path string, args ...string) string {
 
 // cicap is a c-icap server with the service "echo".
 type cicap struct {
+	*daemon
 	address string
 	dir     string
 }
@@ -242,7 +243,7 @@ type cicap struct {
 func startCICAP(t testing.TB, more string) *cicap {
 	t.Helper()
 	path := need(t, "c-icap", "c-icap")
-	_, dir, address := startDaemon(t, path, func(dir, address string) []string {
+	d, dir, address := startDaemon(t, path, func(dir, address string) []string {
 		conf := `PidFile DIR/c-icap.pid
 CommandsSocket DIR/c-icap.ctl
 Timeout 300
@@ -288,7 +289,7 @@ Service echo srv_echo.so
 		_, err = c.do(request{method: "OPTIONS"})
 		return err
 	})
-	return &cicap{address, dir}
+	return &cicap{d, address, dir}
 }
 
 // cicapModules finds the folder of c-icap's services, which has the machine's architecture in its name.

@@ -32,7 +32,11 @@ func startSquid(t testing.TB, uri, trust string) *squid {
 	t.Helper()
 	path := need(t, "squid", "squid-openssl")
 	_, dir, address := startDaemon(t, path, func(dir, address string) []string {
-		conf := strings.NewReplacer("DIR", dir, "ADDRESS", address, "URI", uri, "TRUST", trust).Replace(`
+		tls := "tls-cafile=" + trust + " tls-default-ca=off"
+		if strings.HasPrefix(uri, "icap://") {
+			tls = "" // any such option turns TLS on
+		}
+		conf := strings.NewReplacer("DIR", dir, "ADDRESS", address, "URI", uri, "TLS", tls).Replace(`
 http_port ADDRESS
 http_access allow all
 cache deny all
@@ -51,8 +55,8 @@ client_request_buffer_max_size 64 MB
 
 icap_enable on
 icap_log stdio:DIR/icap.log icap_squid
-icap_service request reqmod_precache URI bypass=off tls-cafile=TRUST tls-default-ca=off
-icap_service response respmod_precache URI bypass=off tls-cafile=TRUST tls-default-ca=off
+icap_service request reqmod_precache URI bypass=off TLS
+icap_service response respmod_precache URI bypass=off TLS
 adaptation_access request allow all
 adaptation_access response allow all
 `)

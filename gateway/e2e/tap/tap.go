@@ -23,6 +23,9 @@ type Config struct {
 	PreserveHost bool      // the gateway's requests may name another server
 	MaxChunk     uint64    // in the gateway's requests, in bytes; 0: any
 
+	// Alter may change bytes in place before they are read and go on: what a side can't be made to say. nil: nothing is changed.
+	Alter func(Direction, []byte)
+
 	// For a Tap between TLS clients and the gateway: it ends TLS with the one and begins it again with the other.
 	ServerTLS, ClientTLS *tls.Config
 }
@@ -124,15 +127,20 @@ func (t *Tap) Refuse() {
 	t.ln.Close()
 }
 
-// Close ends all connections and returns when nothing of the Tap runs any more.
-func (t *Tap) Close() {
-	t.end()
+// Cut resets all connections.
+func (t *Tap) Cut() {
 	t.mu.Lock()
-	t.ln.Close()
+	defer t.mu.Unlock()
 	for l := range t.links {
 		l.abort()
 	}
-	t.mu.Unlock()
+}
+
+// Close ends all connections and returns when nothing of the Tap runs any more.
+func (t *Tap) Close() {
+	t.end()
+	t.Refuse()
+	t.Cut()
 	t.group.Wait()
 	unix.Close(t.place)
 }
@@ -191,7 +199,7 @@ func (t *Tap) serve(client net.Conn) {
 func (t *Tap) open(client, server net.Conn) *link {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := &link{ends: [2]net.Conn{Requests: client, Answers: server}, number: t.record.Connections}
+	l := &link{ends: [2]net.Conn{Requests: client, Answers: server}, number: t.record.Connections, alter: t.cfg.Alter}
 	if t.ending.Err() != nil {
 		l.abort()
 		return nil
@@ -249,6 +257,7 @@ func (t *Tap) finished(l *link, x Exchange) {
 type link struct {
 	number int
 	ends   [2]net.Conn // by who speaks
+	alter  func(Direction, []byte)
 
 	mu   sync.Mutex // orders what both sides say
 	wire *Wire
@@ -262,6 +271,9 @@ func (l *link) pump(d Direction) {
 	for {
 		n, err := from.Read(buffer)
 		if n > 0 {
+			if l.alter != nil {
+				l.alter(d, buffer[:n])
+			}
 			l.mu.Lock()
 			l.wire.Feed(d, buffer[:n])
 			l.mu.Unlock()
