@@ -170,10 +170,12 @@ func FuzzChunked(f *testing.F) {
 			}
 		}
 		plain := c
+		plain.Trailers = false // a preview has none
+		asPreview := readBody(t, plain, (*BodyReader).Next, in)
 		plain.Plain = true
 		for _, pieces := range [][][]byte{{in}, bytewise(in)} {
-			got, want := readBody(t, plain, (*BodyReader).Next, pieces...), whole
-			want.out = withoutPreview(whole)
+			got, want := readBody(t, plain, (*BodyReader).Next, pieces...), asPreview
+			want.out = withoutPreview(asPreview)
 			if got != want {
 				t.Fatalf("plain: %+v\nwant: %+v", got, want)
 			}
