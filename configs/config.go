@@ -126,6 +126,7 @@ type PoolTimeouts struct {
 	Connect  Duration `yaml:"connect"`  // TCP connect, and with tls the handshake
 	Send     Duration `yaml:"send"`     // without taking a byte that we have for it
 	Response Duration `yaml:"response"` // until the first byte of an answer, then for its heads, then without a byte of its body
+	Progress Duration `yaml:"progress"` // until the first byte of an answer, in all, with interim answers in between
 }
 
 // Queue bounds the transactions that wait for a server of the pool.

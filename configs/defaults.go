@@ -53,7 +53,7 @@ func DefaultPool() Pool {
 		Reserve:         1,
 		Reuse:           true,
 		Idle:            Idle{Timeout: seconds(30)},
-		Timeouts:        PoolTimeouts{Connect: seconds(2), Send: seconds(60), Response: seconds(60)},
+		Timeouts:        PoolTimeouts{Connect: seconds(2), Send: seconds(60), Response: seconds(60), Progress: seconds(600)},
 		Queue:           Queue{Max: 1024, Timeout: seconds(5)},
 		Retry:           Retry{Attempts: 2, ReplayBuffer: 64 << 10, Budget: 0.2, On: []string{"connect", "reset", "503"}},
 		LongStreams:     LongStreams{Share: 0.5},

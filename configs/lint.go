@@ -119,6 +119,9 @@ func (l *linter) pool(key string, p *Pool) {
 	if p.TierThreshold > 0 && !slices.ContainsFunc(p.Servers, func(s Server) bool { return s.Tier != p.Servers[0].Tier }) {
 		l.add(key+".tier_threshold", "%v is not used: all servers are of one tier", p.TierThreshold)
 	}
+	if t := &p.Timeouts; t.Progress < t.Response && t.Progress != DefaultPool().Timeouts.Progress {
+		l.add(key+".timeouts.progress", "%v has no effect: a server has timeouts.response (%v) for its answer anyway", p.Timeouts.Progress, p.Timeouts.Response)
+	}
 	if i := slices.Index(p.Retry.On, "timeout"); i >= 0 {
 		l.add(fmt.Sprintf("%s.retry.on[%d]", key, i), "timeout: the server that is late may have written its incident already, and another one will write it again")
 	}

@@ -162,6 +162,7 @@ func (v *validator) pool(key string, p *Pool, before []Pool) {
 	v.duration(key+".timeouts.connect", p.Timeouts.Connect, minTimeout, maxTimeout)
 	v.duration(key+".timeouts.send", p.Timeouts.Send, minTimeout, maxTimeout)
 	v.duration(key+".timeouts.response", p.Timeouts.Response, minTimeout, maxTimeout)
+	v.duration(key+".timeouts.progress", p.Timeouts.Progress, minTimeout, maxTimeout)
 	v.number(key+".queue.max", p.Queue.Max, 0, maxConnections)
 	v.duration(key+".queue.timeout", p.Queue.Timeout, minTimeout, maxTimeout)
 

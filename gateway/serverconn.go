@@ -54,6 +54,7 @@ type serverConn struct {
 	inBody   bool   // its heads are through
 	finished bool   // it is complete
 	closes   bool   // it said Connection: close
+	interims int    // answers before it
 	head     icap.HeadScanner
 	blocks   icap.BlockScanner
 	body     icap.BodyReader
@@ -84,7 +85,7 @@ func (l *loop) newServerConn(p *loopPool, shard *shard) *serverConn {
 // begin makes the connection ready for an attempt of c.tx.
 func (c *serverConn) begin() {
 	c.begun, c.inBody, c.finished, c.closes, c.splicing = false, false, false, false, false
-	c.starved, c.end, c.headAt, c.said = false, 0, 0, saidNothing
+	c.starved, c.end, c.headAt, c.said, c.interims = false, 0, 0, saidNothing, 0
 	c.head.Reset()
 	c.pool = c.tx.pool
 	c.began, c.sentBefore = c.loop.now, c.sent
@@ -425,11 +426,9 @@ func (c *serverConn) consumeHead(p []byte) int {
 		if r.Status < 200 {
 			c.head.Reset()
 			c.headAt, c.begun = 0, false // the answer is still to come
-			if r.Status == 100 {
-				c.waited += c.keptWaiting()
-				c.readyAt = c.answerAt
-				c.tx.onContinue()
-			}
+			c.waited += c.keptWaiting()
+			c.readyAt = c.answerAt
+			c.onInterim(r)
 			return end
 		}
 		c.start, c.end, parsed = start, end, true
@@ -497,7 +496,7 @@ func (c *serverConn) keptWaiting() int64 {
 	if !t.requestDone && !t.previewOnly() {
 		return 0
 	}
-	return c.answerAt - max(c.readyAt, t.wholeAt)
+	return max(0, c.answerAt-max(c.readyAt, t.wholeAt))
 }
 
 // measure takes the final answer for a sample of the server's latency. That it is full is known elsewhere.
@@ -731,8 +730,8 @@ func (c *serverConn) endRound() {
 }
 
 // setTimer sets the deadline of what the connection is waiting for now. A server that the gateway does not read from, or has
-// not sent the whole request to, is not late with its answer. Nothing but its first byte is a sign of life until its heads are through:
-// neither a 100 that nobody has asked for, nor a head that trickles in.
+// not sent the whole request to, is not late with its answer. Nothing but its first byte and interim answers that show progress are signs of life
+// until its heads are through: neither a 100 that nobody has asked for, nor a head that trickles in.
 func (c *serverConn) setTimer() {
 	cfg := &c.pool.table.cfg
 	switch {

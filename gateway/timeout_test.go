@@ -754,6 +754,73 @@ func TestUnaskedContinues(t *testing.T) {
 	})
 }
 
+// Interim answers that show progress are signs of life, each for timeouts.response, and for timeouts.progress in all.
+func TestProgress(t *testing.T) {
+	const asking = RL + progressInterval + ": 10¶"
+	for _, w := range []struct {
+		name, request, interim string
+		relayed                string // "": not
+	}{
+		{"100 with its progress", v05, "ICAP/1.0 100 Continue¶X-Scan-Progress: 20¶¶", ""},
+		{"other status", v05, "ICAP/1.0 102 Processing¶¶", ""},
+		{"other status, after a preview that was all", preview(9) + "4¶abcd¶0; ieof¶¶", "ICAP/1.0 102 Processing¶¶", ""},
+		{"asked for", asking + reqBody + chunks, goOn, goOn},
+		{"asked for, with its progress", asking + reqBody + chunks, "ICAP/1.0 100 Continue¶ISTag: \"s\"¶x-scan-progress: 20 %¶¶", "ICAP/1.0 100 Continue¶X-Scan-Progress: 20 %¶¶"},
+		{"asked for, other status", asking + reqBody + chunks, "ICAP/1.0 103 Working¶Encapsulated: null-body=0¶¶", "ICAP/1.0 103 Working¶¶"},
+		{"asked for, after a preview that was all", asking + "Preview: 9¶" + reqBody + "4¶abcd¶0; ieof¶¶", goOn, goOn},
+		{"asked for, in the preview", asking + "Preview: 4¶" + reqBody + "4¶abcd¶0¶¶", "ICAP/1.0 102 Processing¶¶", ""},
+	} {
+		t.Run(w.name, func(t *testing.T) {
+			overBoth(t, func(t *testing.T, listener int) {
+				v := startVirtual(t, nil, "", "")
+				p := v.play(listener)
+				show := func(s *serverSide) {
+					t.Helper()
+					for range 10 {
+						v.quiet(59 * time.Second)
+						v.say(s.client, w.interim)
+						p.c.expect(text(w.relayed))
+					}
+				}
+				v.say(p.c, w.request)
+				s := v.f.next(t)
+				s.gets(w.request)
+				show(s)
+				s.send(text(page))
+				p.c.expect(text(page))
+				s.release()
+				v.charged()
+
+				v.say(p.c, w.request)
+				s = v.f.next(t)
+				s.gets(w.request)
+				show(s)
+				v.due(10*time.Second, "server response_timeout", "reject late", "check")
+				p.c.refusal(502, false)
+				v.logged("200 done", "502 late timeout")
+			})
+		})
+	}
+}
+
+// What a client may take for something else is kept from it, and no server goes on like that for ever.
+func TestInterimAnswersKept(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet+"    retry: {attempts: 0}\n    ejection: {consecutive: 0}\n", "").ready()
+	overBoth(t, func(t *testing.T, listener int) {
+		for _, interim := range []string{"ICAP/1.0 101 Switching Protocols¶Upgrade: x¶¶", "ICAP/1.0 102 Processing¶¶", "ICAP/1.0 100 Continue¶X-Scan-Progress: 1¶¶"} {
+			p := newPlayer(t, g, f, listener)
+			p.play(sends(v05), arrives(forwarded(v05)), answers(strings.Repeat(interim, 100)+page), gets(page))
+			p.again(true)
+			p.play(sends(v05), arrives(forwarded(v05)))
+			s := p.s
+			go io.WriteString(s, text(strings.Repeat(interim, maxInterims+1)))
+			p.c.refusal(502, false)
+			s.over(t)
+		}
+	})
+}
+
 // The rest of an answered request that no server reads has 30 s, however it trickles in; after that the session ends.
 func TestRestTimeout(t *testing.T) {
 	missing := strings.Replace(RL, "/r ", "/x ", 1) + reqBody

@@ -20,20 +20,21 @@ type transaction struct {
 	active bool // between begin and finish
 
 	// The request, as received so far.
-	method      icap.Method
-	allow       icap.Allow
-	preview     int    // declared preview of the body in bytes, -1: none
-	previewed   bool   // a Preview field: until a 100 is sent, 204 is legal without Allow
-	endsPreview bool   // the gateway says the 100, and servers get a plain request; see endpreview.go
-	close       bool   // the session ends after the answer
-	requestDone bool   // all of it has been received; for a preview that got a final answer: all that will come
-	continued   bool   // a 100 was sent to the client
-	discard     bool   // further bytes of the request are dropped
-	number      uint64 // on the loop; part of its id
-	began       int64
-	wholeAt     int64  // when all that a server may get so far had come: the whole request, or its preview
-	payloadIn   uint64 // bytes of the request's body before its 100; s.body has those behind it
-	dropped     uint64
+	method       icap.Method
+	allow        icap.Allow
+	preview      int    // declared preview of the body in bytes, -1: none
+	previewed    bool   // a Preview field: until a 100 is sent, 204 is legal without Allow
+	endsPreview  bool   // the gateway says the 100, and servers get a plain request; see endpreview.go
+	asksProgress bool   // it wants to be told of its progress; see interim.go
+	close        bool   // the session ends after the answer
+	requestDone  bool   // all of it has been received; for a preview that got a final answer: all that will come
+	continued    bool   // a 100 was sent to the client
+	discard      bool   // further bytes of the request are dropped
+	number       uint64 // on the loop; part of its id
+	began        int64
+	wholeAt      int64  // when all that a server may get so far had come: the whole request, or its preview
+	payloadIn    uint64 // bytes of the request's body before its 100; s.body has those behind it
+	dropped      uint64
 
 	// What goes to the server; see above. held.B is target, authority and host of the request line, then the payload from which
 	// attempts are sent: fields, Encapsulated, heads, body.
@@ -90,6 +91,7 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 	t.end = endDone
 	t.previewed, t.endsPreview = req.Preview >= 0, false
 	t.bounds.maxBody, t.bounds.until = 0, 0
+	t.asksProgress = req.Get(progressInterval) != nil
 	t.attempt.reset()
 
 	body := icap.BodyConfig{Preview: -1}
@@ -300,10 +302,10 @@ func (t *transaction) onRequestEnd(end icap.BodyEnd) {
 	}
 }
 
-// onContinue is called when the server has sent a 100.
-func (t *transaction) onContinue() {
+// onContinue is called when the server has sent a 100; false: nobody waits for one.
+func (t *transaction) onContinue() bool {
 	if t.preview < 0 || t.serverContinued {
-		return // nobody asked: swallowed
+		return false
 	}
 	switch {
 	case t.continued: // this server is a replacement for the one whose 100 the client got
@@ -315,7 +317,10 @@ func (t *transaction) onContinue() {
 		t.sendContinue()
 	case !t.requestDone:
 		t.asked = true // held back until the preview is in
+	default: // behind ieof
+		return false
 	}
+	return true
 }
 
 // sendContinue asks the client for the rest, in a segment of its own: some clients compare the exact bytes.
