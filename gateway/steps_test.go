@@ -9,26 +9,27 @@ import (
 	"strings"
 	"testing"
 
+	"icapgate/gateway/vectors"
 	"icapgate/icap"
 )
 
 // Blocks of the vectors; "¶" stands for CRLF, SERVER for the server's address.
 const (
-	G  = "GET / HTTP/1.1¶Host: a¶¶"  // 27 bytes
-	P  = "POST / HTTP/1.1¶Host: a¶¶" // 28 bytes
-	S  = "HTTP/1.1 200 OK¶¶"         // 19 bytes
-	RL = "REQMOD icap://gw/r ICAP/1.0¶Host: gw¶"
-	PL = "RESPMOD icap://gw/r ICAP/1.0¶Host: gw¶"
-	OL = "OPTIONS icap://gw/r ICAP/1.0¶Host: gw¶"
+	G  = vectors.G
+	P  = vectors.P
+	S  = vectors.S
+	RL = vectors.RL
+	PL = vectors.PL
+	OL = vectors.OL
 
-	chunks  = "5¶hello¶0¶¶"
-	reqNull = "Encapsulated: req-hdr=0, null-body=27¶¶" + G
-	reqBody = "Encapsulated: req-hdr=0, req-body=28¶¶" + P
-	resBody = "Encapsulated: req-hdr=0, res-hdr=27, res-body=46¶¶" + G + S
+	chunks  = vectors.Chunks
+	reqNull = vectors.ReqNull
+	reqBody = vectors.ReqBody
+	resBody = vectors.ResBody
 
-	v04 = RL + reqNull
-	v05 = RL + reqBody + chunks
-	v08 = PL + resBody + chunks
+	v04 = vectors.V04
+	v05 = vectors.V05
+	v08 = vectors.V08
 
 	// Answers. A block page is legal whatever the request allows.
 	page      = "ICAP/1.0 200 OK¶ISTag: \"s\"¶Encapsulated: res-hdr=0, null-body=19¶¶" + S
