@@ -802,3 +802,39 @@ func TestLimitsAreLogged(t *testing.T) {
 		}
 	}
 }
+
+// Where the gateway ends previews itself, what was in one counts as well, and its time.
+func TestLimitsOfEndedPreviews(t *testing.T) {
+	v := startVirtual(t, nil, "    preview: \"off\"\n", limited("max_body: 10, max_duration: 10s, on_limit: allow"))
+	overBoth(t, func(t *testing.T, listener int) {
+		for _, tt := range []struct {
+			name, rest string
+			status     int
+		}{
+			{"as much", "6¶efghij¶0¶¶", 0},
+			{"more", "6¶efghij¶1¶k¶0¶¶", 200},
+		} {
+			c := v.connect(listener)
+			v.say(c, preview(4)+"4¶abcd¶0¶¶")
+			s := v.f.next(t)
+			s.gets(RL + reqBody + "4¶abcd¶")
+			c.expect(text(goOn))
+			v.say(c, tt.rest)
+			if tt.status == 0 {
+				s.expect(text(tt.rest))
+				s.send(text(page))
+				c.expect(text(page))
+				s.release()
+				continue
+			}
+			c.passed(t, 200, "max_body", "req-hdr=0, req-body=28")
+			c.expect(text(P + "4¶abcd¶" + tt.rest))
+			s.noEnd(t, 0)
+		}
+		c := v.connect(listener)
+		v.say(c, preview(4)+"4¶ab") // no server has heard of it
+		v.pass(10*time.Second + time.Duration(tick))
+		c.passed(t, 204, "max_duration", "null-body=0")
+		v.f.idle(t)
+	})
+}
