@@ -40,6 +40,7 @@ var trials = []*trial{
 	faults,
 	generators,
 	rates,
+	streams,
 }
 
 // Exit codes.
