@@ -206,6 +206,40 @@ func TestEarlyAnswerThenReset(t *testing.T) {
 	})
 }
 
+// R12: an answer that is there before the first byte of the request is an early answer, of a server that is too busy, say.
+func TestAnswerBeforeRequest(t *testing.T) {
+	for _, status := range []int{403, 503} {
+		for _, closes := range []bool{false, true} {
+			t.Run(fmt.Sprint(status, " closes ", closes), func(t *testing.T) {
+				ln, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				go func() {
+					for nc, err := ln.Accept(); err == nil; nc, err = ln.Accept() {
+						_, _ = io.WriteString(nc, text(fmt.Sprintf("ICAP/1.0 %d x¶ISTag: \"s\"¶¶", status)))
+						if closes {
+							_ = nc.(*net.TCPConn).CloseWrite()
+						}
+						go io.Copy(io.Discard, nc)
+					}
+				}()
+				t.Cleanup(func() { ln.Close() })
+				v := startVirtualFor(t, []string{ln.Addr().String()}, "    reuse: false\n    retry: {attempts: 0}\n", "")
+				overBoth(t, func(t *testing.T, listener int) {
+					c := v.dialFor(t, listener)
+					for range 2 {
+						v.servers0()[0].MarkFull(0)
+						c.send(text(RL + reqBody + "5¶hello¶"))
+						c.status(status)
+						c.send(text("0¶¶"))
+					}
+				})
+			})
+		}
+	}
+}
+
 // V36: a server that echoes while it reads, with 64 KiB socket buffers everywhere: client and server read while they write, and nothing
 // may wait for anything else.
 func TestFullDuplexEcho(t *testing.T) {
@@ -235,4 +269,30 @@ func TestFullDuplexEcho(t *testing.T) {
 			})
 		})
 	}
+}
+
+// V36: the same in front of a server without previews: it begins to echo while the client is still sending what the gateway has asked for.
+func TestFullDuplexEchoOfEndedPreview(t *testing.T) {
+	ln := smallBuffers(t, 64<<10)
+	stub := dlpstub.New(dlpstub.Config{Mode: dlpstub.Echo})
+	go stub.Serve(ln)
+	t.Cleanup(stub.Close)
+	g := startGateway(t, []string{ln.Addr().String()}, noPreviews, "").ready()
+	const size, chunk = 20 << 20, 16 << 10
+	body := chunked(size, chunk)
+	head := len(fmt.Sprintf("%x\r\n", chunk)) + chunk + 2 // the first chunk is the preview
+	overBoth(t, func(t *testing.T, listener int) {
+		c := g.dialFor(t, listener)
+		c.control(t, func(fd int) error { setBuffers(t, fd, 64<<10); return nil })
+		c.send(text(PL+fmt.Sprintf("Preview: %d¶", chunk)+resBody) + body[:head] + lastChunk)
+		c.expect(text(goOn))
+		go io.WriteString(c, body[head:])
+		c.status(200)
+		c.expect(text(S))
+		if n, sum, err := new(bodyReader).read(c); err != nil || n != size || sum != payloadSum(size, chunk) {
+			t.Fatalf("got %d bytes (%v), not the same", n, err)
+		}
+		c.send(text(v04)) // and once more
+		c.status(200)
+	})
 }

@@ -18,6 +18,7 @@ func TestPreviews(t *testing.T) {
 	const (
 		partial = "ICAP/1.0 206 Partial Content¶ISTag: \"s\"¶Encapsulated: res-hdr=0, res-body=19¶¶" + S + "5¶hello¶0; use-original-body=4¶¶"
 		echo    = "ICAP/1.0 200 OK¶ISTag: \"s\"¶Encapsulated: req-hdr=0, req-body=28¶¶" + P + "6¶abcdef¶0¶¶"
+		partly  = "ICAP/1.0 200 OK¶ISTag: \"s\"¶Encapsulated: req-hdr=0, req-body=28¶¶" + P + abcd
 	)
 	// asked is an exchange in which the server asks for the rest.
 	asked := func(head, part, rest string, end ...step) []step {
@@ -66,6 +67,10 @@ func TestPreviews(t *testing.T) {
 			answers("ICAP/1.0 100 Continue¶ISTag: \"x\"¶¶"), gets(goOn), sends("0¶¶"), arrives("0¶¶"), answers(page), gets(page)}},
 		{"R11 100-glued", []step{sends(preview(4) + abcd + "0¶¶"), arrives(forwarded(preview(4)) + abcd + "0¶¶"), answers(goOn + page), gets(goOn + page),
 			sends("2¶ef¶0¶¶"), arrives("2¶ef¶0¶¶")}},
+		{"R11 100-glued-to-a-body", []step{sends(preview(4) + abcd + "0¶¶"), arrives(forwarded(preview(4)) + abcd + "0¶¶"), answers(goOn + echo), gets(goOn + echo),
+			sends("2¶ef¶0¶¶"), arrives("2¶ef¶0¶¶")}},
+		{"R11 100-glued-to-half-an-answer", []step{sends(preview(4) + abcd + "0¶¶"), arrives(forwarded(preview(4)) + abcd + "0¶¶"), answers(goOn + partly), gets(goOn + partly),
+			sends("2¶ef¶0¶¶"), arrives("2¶ef¶0¶¶"), answers("2¶ef¶0¶¶"), gets("2¶ef¶0¶¶")}},
 		{"M36 rest-before-100", []step{sends(preview(4) + abcd + "0¶¶" + "2¶ef¶0¶¶"), arrives(forwarded(preview(4)) + abcd + "0¶¶"), answers(goOn), gets(goOn),
 			arrives("2¶ef¶0¶¶"), answers(page), gets(page)}},
 	}
