@@ -204,6 +204,17 @@ func TestProbeFields(t *testing.T) {
 	}
 }
 
+// A probe has the preview that its server asks for, unless the servers are known to do none.
+func TestProbePreviewOff(t *testing.T) {
+	for setting, want := range map[string]bool{"on": true, "off": false} {
+		s := startScanner(t, 4)
+		startGateway(t, []string{s.address}, probed+fmt.Sprintf("    preview: %q\n", setting), "").ready()
+		if probe := s.seen()[0]; strings.Contains(probe, "\r\nPreview: 4\r\n") != want {
+			t.Errorf("preview %s: %q", setting, probe)
+		}
+	}
+}
+
 // A reload brings, changes and takes away probes. One that stays as it is does not probe anew what it has just proved.
 func TestReloadProbe(t *testing.T) {
 	s := startScanner(t, 0)

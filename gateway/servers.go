@@ -159,7 +159,8 @@ func (m *servers) check(p *poolTable, list []*pool.Server) {
 		ended := make(chan struct{})
 		m.running[s] = &checking{cancel, ended}
 		c := health.NewChecker(health.CheckConfig{
-			Address: s.Name, Authority: s.Authority, Paths: p.paths, Methods: p.methods, OtherPaths: p.otherPaths, Probe: p.probe, TLS: p.tls,
+			Address: s.Name, Authority: s.Authority, Paths: p.paths, Methods: p.methods, OtherPaths: p.otherPaths, TLS: p.tls,
+			Probe: p.probe, NoPreviews: p.cfg.Preview == "off",
 			Interval: time.Duration(p.cfg.Health.Interval), Timeout: time.Duration(p.cfg.Health.Timeout),
 			Rise: p.cfg.Health.Rise, Fall: p.cfg.Health.Fall, Group: group, Status: s.Health, Stats: &m.gw.metrics.checks,
 			OnCheck: m.onCheck(p, s), OnMaxConnections: m.onMaxConnections(s), Logger: m.gw.log.With("pool", p.name),

@@ -32,7 +32,8 @@ type CheckConfig struct {
 	// is then still of use. Otherwise 404 for all of them is a failed check.
 	OtherPaths bool
 
-	Probe *Probe // nil: none
+	Probe      *Probe // nil: none
+	NoPreviews bool   // the server can't do previews, whatever its answers say: probes have none
 
 	TLS *tls.Config // nil: plain. Without ServerName the host of Authority is verified
 

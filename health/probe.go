@@ -199,8 +199,11 @@ func (p *proof) setProving() {
 	}
 }
 
-// previewFor is the size of the preview that the server asks for, -1: it does not.
+// previewFor is the size of the preview that the server asks for, -1: it does not, or can't do with one.
 func (c *Checker) previewFor(path string) int {
+	if c.cfg.NoPreviews {
+		return -1
+	}
 	for _, o := range c.said.options {
 		if o != nil && o.Path == path {
 			return o.Preview
