@@ -72,6 +72,23 @@ type Service struct {
 	MaxDuration     Duration `yaml:"max_duration"`     // from a request's heads to the end of its answer; 0: no limit
 	OnLimit         string   `yaml:"on_limit"`         // reject | allow: what becomes of a request beyond these two, or LongStreams of its pool
 	Duplicates      string   `yaml:"duplicates"`       // avoid | accept: may a request be sent again once a server may have seen it whole?
+	Headers         Headers  `yaml:"headers"`
+}
+
+// Headers is the policy of a service for fields of the ICAP heads. Encapsulated HTTP heads are content, and never changed.
+type Headers struct {
+	ClientIP bool        `yaml:"client_ip"` // adds X-Client-IP with the client's address to requests without one
+	Trusted  []Prefix    `yaml:"trusted"`   // clients that may say whom a request is from; empty: all
+	Guarded  []string    `yaml:"guarded"`   // fields that are taken from the requests of all others; a * at the end of a name stands for more
+	Request  HeaderRules `yaml:"request"`
+	Response HeaderRules `yaml:"response"`
+}
+
+// HeaderRules change the fields of one direction: first Remove, then Set, then Add.
+type HeaderRules struct {
+	Set    Pairs    `yaml:"set"`    // in the place of all fields with that name; values as ParseValue reads them
+	Add    Pairs    `yaml:"add"`    // beside them
+	Remove []string `yaml:"remove"` // a * at the end of a name stands for more
 }
 
 // Pool is a named group of servers with one policy.

@@ -69,7 +69,16 @@ func DefaultPool() Pool {
 
 // DefaultService returns a service for everything that lacks only its pool.
 func DefaultService() Service {
-	return Service{Path: "*", OnUnavailable: "reject", OnError: "reject", OnTimeout: "reject", OnLimit: "reject", Duplicates: "accept"}
+	return Service{Path: "*", OnUnavailable: "reject", OnError: "reject", OnTimeout: "reject", OnLimit: "reject", Duplicates: "accept", Headers: DefaultHeaders()}
+}
+
+// DefaultHeaders returns a policy that changes nothing. Guarded are the fields by which clients tell user and address: those of the draft that most
+// use, of Squid, and of Symantec.
+func DefaultHeaders() Headers {
+	return Headers{Guarded: []string{
+		"X-Client-IP", "X-Client-Port", "X-Server-IP", "X-Subscriber-ID", "X-Authenticated-User", "X-Authenticated-Groups", "X-Client-Username",
+		"X-SYMC-Authenticated-User", "X-SYMC-User-Email-Address",
+	}}
 }
 
 // DefaultProbe returns a probe that lacks its path, its content and what is expected.

@@ -47,6 +47,7 @@ func (l *linter) service(i int) {
 	if len(later.ServerNames) > 0 && !slices.ContainsFunc(l.c.Listeners, func(in Listener) bool { return in.TLS != nil && (later.Listener == "" || later.Listener == in.Name) }) {
 		l.add(fmt.Sprintf("services[%d].server_names", i), "is never matched: no listener that leads here has tls")
 	}
+	l.headers(fmt.Sprintf("services[%d].headers", i), &later.Headers)
 	if later.Duplicates == "avoid" {
 		for j := range l.c.Pools {
 			if p := &l.c.Pools[j]; p.Name == later.Pool && slices.Contains(p.Retry.On, "timeout") {
@@ -79,6 +80,19 @@ func (l *linter) limits(key string, s *Service) {
 	if s.MaxBody > p.Retry.ReplayBuffer {
 		l.add(key+".on_limit", "allow: of bodies beyond max_body (%v) more than retry.replay_buffer of pool %s (%v) has gone, so clients that do not take a 204 then are rejected all the same",
 			s.MaxBody, p.Name, p.Retry.ReplayBuffer)
+	}
+}
+
+// headers warns of a policy that does less than it seems to.
+func (l *linter) headers(key string, h *Headers) {
+	switch standard := DefaultHeaders().Guarded; {
+	case len(h.Trusted) > 0 && len(h.Guarded) == 0:
+		l.add(key+".trusted", "has no effect: guarded is empty, so nothing is taken from the requests of other clients")
+	case len(h.Trusted) == 0 && !slices.Equal(h.Guarded, standard):
+		l.add(key+".guarded", "has no effect: trusted is empty, so all clients may say whom a request is from")
+	}
+	if h.ClientIP && slices.ContainsFunc(h.Request.Set, func(p Pair) bool { return strings.EqualFold(p.Name, "X-Client-IP") }) {
+		l.add(key+".client_ip", "has no effect: request.set has X-Client-IP")
 	}
 }
 

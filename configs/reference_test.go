@@ -44,6 +44,8 @@ func TestReferenceHasTheDefaults(t *testing.T) {
 	reqmod, others := DefaultService(), DefaultService()
 	reqmod.Path, reqmod.Listener, reqmod.Methods, reqmod.Pool = "/reqmod", "icaps", []string{"REQMOD"}, "dlp"
 	reqmod.ServerNames, others.Pool = []string{}, "scanners"
+	none := HeaderRules{Pairs{}, Pairs{}, []string{}}
+	reqmod.Headers.Trusted, reqmod.Headers.Request, reqmod.Headers.Response = []Prefix{}, none, none
 	same("services", []Service{reqmod, others}, c.Services)
 
 	for _, p := range c.Pools {

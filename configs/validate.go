@@ -62,6 +62,7 @@ const (
 	maxProbe       = 1 << 20 // bytes of a probe's content
 	maxFilename    = 255
 	maxFields      = 64
+	maxTrusted     = 4096
 )
 
 // validator looks for everything that cannot work. What is in files is left to CheckFiles, what is unwise to Lint.
@@ -369,6 +370,7 @@ func (v *validator) service(key string, s *Service) {
 	v.duration(key+".max_duration", s.MaxDuration, 0, maxTimeout)
 	v.oneOf(key+".on_limit", "policy", s.OnLimit, verdicts)
 	v.oneOf(key+".duplicates", "policy", s.Duplicates, duplicates)
+	v.headers(key+".headers", &s.Headers)
 	var listeners, pools []string
 	for i := range v.c.Listeners {
 		listeners = append(listeners, v.c.Listeners[i].Name)

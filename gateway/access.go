@@ -16,12 +16,16 @@ type noted struct {
 	pathEnd, ipEnd int
 }
 
-// take copies what is needed. Values are cut to a length that keeps a line readable.
-func (n *noted) take(req *icap.Request) {
+// target notes what the request asks for. Values are cut to a length that keeps a line readable.
+func (n *noted) target(req *icap.Request) {
 	const most = 2048
 	n.b = append(n.b[:0], req.Target[:min(len(req.Target), most)]...)
-	n.pathEnd = len(n.b)
-	ip := req.Get("X-Client-IP")
+	n.pathEnd, n.ipEnd = len(n.b), len(n.b)
+}
+
+// claims notes whom the request is from, as the servers are told. Where no service has a policy for it, nobody knows whether that is true.
+func (n *noted) claims(req *icap.Request) {
+	ip := req.Get(clientIPField)
 	n.b = append(n.b, ip[:min(len(ip), 128)]...)
 	n.ipEnd = len(n.b)
 	user := req.Get("X-Authenticated-User")

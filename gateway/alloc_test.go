@@ -213,6 +213,19 @@ func TestLimitsAllocateNothing(t *testing.T) {
 	}
 }
 
+// The rules of a header policy allocate nothing.
+func TestHeadersAllocateNothing(t *testing.T) {
+	for i, scheme := range []string{"icaps", "icap"} {
+		t.Run(scheme, func(t *testing.T) {
+			_, addr := startStub(t, dlpstub.Config{})
+			g := startGateway(t, []string{addr}, quiet, withHeaders(busyPolicy)).ready()
+			x := newExchanger(t, g, claimed, i)
+			const requests = 1000
+			requireNoAllocations(t, requests, func() { x.run(t, requests) })
+		})
+	}
+}
+
 // Messages of all sizes on one gateway do not cost each other their buffers, however many of them are small.
 func TestMixedSizesAllocateNothing(t *testing.T) {
 	g := startSteady(t, dlpstub.Config{Mode: dlpstub.Echo})

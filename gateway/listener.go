@@ -42,17 +42,14 @@ type listener struct {
 // listenerSettings is what a reload can change of a listener. Immutable.
 type listenerSettings struct {
 	cfg   configs.Listener
-	allow *bart.Lite  // nil: everyone
+	allow *addressSet // nil: everyone
 	tls   *tls.Config // nil: plain
 }
 
 func newListenerSettings(cfg configs.Listener) (*listenerSettings, error) {
 	st := &listenerSettings{cfg: cfg}
 	if len(cfg.Allow) > 0 {
-		st.allow = new(bart.Lite)
-		for _, p := range cfg.Allow {
-			st.allow.Insert(netip.Prefix(p).Masked())
-		}
+		st.allow = newAddressSet(cfg.Allow)
 	}
 	if cfg.TLS != nil {
 		t, err := newServerTLS(cfg.TLS)
@@ -63,6 +60,20 @@ func newListenerSettings(cfg configs.Listener) (*listenerSettings, error) {
 	}
 	return st, nil
 }
+
+// addressSet is a list of ranges. Immutable.
+type addressSet struct{ ranges bart.Lite }
+
+func newAddressSet(list []configs.Prefix) *addressSet {
+	s := new(addressSet)
+	for _, p := range list {
+		s.ranges.Insert(netip.Prefix(p).Masked())
+	}
+	return s
+}
+
+// has looks an address up. Ranges have no zones, and one with a zone would be in none.
+func (s *addressSet) has(a netip.Addr) bool { return s.ranges.Contains(a.Unmap().WithZone("")) }
 
 func (g *Gateway) newListener(cfg configs.Listener) (*listener, error) {
 	st, err := newListenerSettings(cfg)
@@ -121,7 +132,7 @@ func (ls *listener) accept(nc net.Conn) {
 	client := nc.RemoteAddr().(*net.TCPAddr).AddrPort()
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 	st := ls.settings.Load()
-	if st.allow != nil && !st.allow.Contains(client.Addr()) {
+	if st.allow != nil && !st.allow.has(client.Addr()) {
 		ls.refuse(nc, client, refusedAllow)
 		return
 	}

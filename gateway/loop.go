@@ -60,6 +60,8 @@ type loop struct {
 	table     *table         // the table that pools and shards were made for
 	line      []byte         // scratch for heads
 	mark      []byte         // scratch for a header line
+	extra     []byte         // scratch for lines that answers get in addition
+	values    []byte         // scratch for values of a request's fields
 	iov       [2][]byte      // scratch for writev
 	full      []*pool.Server // that said 503 on this loop and may still be skipped
 	fullTimer timer          // until the first of them is not

@@ -24,7 +24,8 @@ type route struct {
 	rewriteAll   bool   // in place of what follows path, too
 	checkPath    int    // index of the servers' path among the pool's checked paths, -1: not checked on its own
 	preserveHost bool
-	onlyOnce     bool // duplicates: avoid
+	onlyOnce     bool          // duplicates: avoid
+	headers      *headerPolicy // nil: none
 
 	allows   [rejectCount]bool // passes what would be rejected for this reason
 	decision int64             // ns in which a verdict has to be there, 0: no limit
@@ -137,6 +138,7 @@ func newRoute(s configs.Service, p *poolTable) *route {
 	r := &route{
 		name: s.Path, path: s.Path, listener: s.Listener, pool: p, checkPath: -1,
 		preserveHost: s.PreserveHost, onlyOnce: s.Duplicates == "avoid", rewrites: s.Rewrite != "",
+		headers: newHeaderPolicy(&s.Headers, s.Path),
 	}
 	r.decision = int64(s.DecisionTimeout)
 	r.maxBody, r.maxDuration = uint64(s.MaxBody), int64(s.MaxDuration)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
-	"strings"
 	"time"
 
 	"icapgate/configs"
@@ -75,7 +74,7 @@ func (l *loop) newSession(ls *listener, fd int, client netip.AddrPort, tls *tlsS
 	if tls != nil {
 		tls.attach(&s.conn)
 		s.tlsVersion = tlsVersionNames[tlsVersionIndex(tls.version())]
-		s.entrance.serverName = strings.ToLower(tls.serverName())
+		s.entrance.serverName = hostName(tls.serverName())
 	}
 	if err := l.adopt(&s.conn); err != nil {
 		l.log.Error("cannot watch a client connection", "error", err)
@@ -307,7 +306,9 @@ func (s *session) reject(err error) {
 // fail ends the session with an error answer, or without one when an answer to the current request has begun.
 func (s *session) fail(status int, why rejectReason, r closeReason) {
 	begun, complete := s.tx.active && s.tx.answered, s.tx.responseDone
+	extra := s.loop.gw.extraFields
 	if s.tx.active {
+		extra = s.tx.extraFields()
 		if !begun {
 			s.tx.status = status
 		}
@@ -325,7 +326,7 @@ func (s *session) fail(status int, why rejectReason, r closeReason) {
 	}
 	l := s.loop
 	l.stats.rejects[why].Add(1)
-	l.line = appendAnswer(l.line[:0], status, 0, true, l.gw.extraFields, nil)
+	l.line = appendAnswer(l.line[:0], status, 0, true, extra, nil)
 	s.send(l.line)
 	s.endSession(r)
 }

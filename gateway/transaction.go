@@ -107,10 +107,13 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 		s.request = requestDone
 	}
 	if l.access != nil {
-		t.noted.take(req)
+		t.noted.target(req)
 	}
 	t.routeRequest(req)
 	if t.route != nil {
+		if l.access != nil {
+			t.noted.claims(req)
+		}
 		t.endsPreview = t.previewed && t.pool.noPreviews
 		t.hold(req, head, blocks)
 		t.setLimits()
@@ -143,6 +146,9 @@ func (t *transaction) routeRequest(req *icap.Request) {
 		t.reply(405, rejectMethodNotAllowed, 0)
 	default:
 		t.route, t.pool = r, l.poolFor(r.pool)
+		if r.headers != nil {
+			r.headers.onRequest(t, req)
+		}
 		t.setKey(req)
 	}
 }
@@ -405,11 +411,14 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 	if l.gw.draining.Load() {
 		t.close = true
 	}
+	if h := t.route.headers; h != nil {
+		h.onAnswer(r)
+	}
 	if unchanged {
 		t.sendUnchanged(r)
 		return true
 	}
-	l.line = appendResponseHead(l.line[:0], r, e, t.close, l.gw.extraFields)
+	l.line = appendResponseHead(l.line[:0], r, e, t.close, t.extraFields())
 	if len(blocks) < directWrite && !t.dropBody {
 		l.line = append(l.line, blocks...)
 		s.send(l.line)
@@ -456,7 +465,7 @@ func (t *transaction) sendUnchanged(r *icap.Response) {
 	l := s.loop
 	l.stats.unchangedEchoed.Add(1)
 	list, skip := t.list.Unchanged(t.method)
-	l.line = appendResponseHead(l.line[:0], r, &list, t.close, l.gw.extraFields)
+	l.line = appendResponseHead(l.line[:0], r, &list, t.close, t.extraFields())
 	s.send(l.line)
 	t.sendHeld(skip)
 	t.payloadOut = t.payloadIn + s.body.Payload()
@@ -500,7 +509,7 @@ func (t *transaction) answer(status, retryAfter int, mark []byte) {
 	if l.gw.draining.Load() {
 		t.close = true
 	}
-	l.line = appendAnswer(l.line[:0], status, retryAfter, t.close, l.gw.extraFields, mark)
+	l.line = appendAnswer(l.line[:0], status, retryAfter, t.close, t.extraFields(), mark)
 	s.send(l.line)
 	t.dropHeld()
 	t.onResponseEnd()

@@ -254,9 +254,17 @@ func applyConnection(fields []Field) (closes bool, err error) {
 	return closes, nil
 }
 
-func dropNamed(fields []Field, name []byte) {
+func dropNamed[T []byte | string](fields []Field, name T) {
 	for i := range fields {
 		if f := &fields[i]; f.kind == otherField && equalFold(f.Name, name) {
+			f.kind = hopField
+		}
+	}
+}
+
+func dropPrefixed(fields []Field, prefix string) {
+	for i := range fields {
+		if f := &fields[i]; f.kind == otherField && len(f.Name) >= len(prefix) && equalFold(f.Name[:len(prefix)], prefix) {
 			f.kind = hopField
 		}
 	}
@@ -286,11 +294,11 @@ func parseAllow(value []byte) (a Allow) {
 	return a
 }
 
-// get returns the value of the first field with that name, nil if there is none.
+// get returns the value of the first field with that name that is not dropped, nil if there is none.
 func get(fields []Field, name string) []byte {
 	for i := range fields {
-		if equalFold(fields[i].Name, name) {
-			return fields[i].Value
+		if f := &fields[i]; f.kind != hopField && equalFold(f.Name, name) {
+			return f.Value
 		}
 	}
 	return nil

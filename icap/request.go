@@ -253,8 +253,17 @@ func allowValue(a Allow) string {
 	return ""
 }
 
-// Drop keeps AppendFields from passing on the fields with that name (any case).
-func (r *Request) Drop(name string) { dropNamed(r.Fields, []byte(name)) }
+// Drop keeps AppendFields from passing on the fields with that name (any case). Those that have a meaning in this package stay.
+func (r *Request) Drop(name string) { dropNamed(r.Fields, name) }
 
-// Get returns the value of the first field with that name (any case), nil if there is none.
+// DropPrefix is Drop for all names that begin so.
+func (r *Request) DropPrefix(prefix string) { dropPrefixed(r.Fields, prefix) }
+
+// Add has AppendFields pass on one more field. The name is a token without a meaning in this package and the value has no line end; the slices
+// have to stay as they are as long as the Request is used.
+func (r *Request) Add(name, value []byte) {
+	r.Fields = append(r.Fields, Field{Name: name, Value: value})
+}
+
+// Get returns the value of the first field with that name (any case) that goes on to the next hop, nil if there is none.
 func (r *Request) Get(name string) []byte { return get(r.Fields, name) }
