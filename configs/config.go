@@ -14,6 +14,7 @@ type Config struct {
 	Pools        []Pool     `yaml:"pools"`
 	DNS          DNS        `yaml:"dns"`
 	Limits       Limits     `yaml:"limits"`
+	GatewayID    string     `yaml:"gateway_id"` // by which a request that comes back is known; "": it is not
 	DrainTimeout Duration   `yaml:"drain_timeout"`
 	StateDir     string     `yaml:"state_dir"`
 	Log          Log        `yaml:"log"`

@@ -174,6 +174,7 @@ func (l *linter) pool(key string, p *Pool) {
 			remote = append(remote, s.Address)
 		}
 		l.srv(fmt.Sprintf("%s.servers[%d]", key, i), s, p.TLS)
+		l.itself(fmt.Sprintf("%s.servers[%d]", key, i), s)
 	}
 	if weights == 0 {
 		l.add(key+".servers", "every weight is 0: no server gets a request")
@@ -218,6 +219,22 @@ func (l *linter) srv(key string, s *Server, tls *PoolTLS) {
 	if tls != nil && tls.CAFile == "" && tls.ServerName == "" {
 		l.add(key+".address", "%s: whoever can forge DNS answers can name a server of his own, whose certificate the system's CAs know; "+
 			"better with tls.ca_file or tls.server_name", s.Address)
+	}
+}
+
+// itself warns of a server that is this gateway, as far as addresses tell.
+func (l *linter) itself(key string, s *Server) {
+	server, err := parseAddress(s.Address, PortICAP)
+	if err != nil {
+		return
+	}
+	for i := range l.c.Listeners {
+		in := &l.c.Listeners[i]
+		a, err := parseAddress(in.Address, 0)
+		if err == nil && a.port == server.port && (strings.EqualFold(a.host, server.host) || server.loopback() && (a.everywhere() || a.host == "0.0.0.0")) {
+			l.add(key+".address", "%s is this gateway's own listener %s: requests would come back and go in circles", s.Address, in.Name)
+			return
+		}
 	}
 }
 

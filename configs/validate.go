@@ -415,6 +415,9 @@ func (v *validator) rest() {
 		v.size("limits.max_memory", c.Limits.MaxMemory, minMemory, maxMemory)
 	}
 	v.size("limits.max_spill", c.Limits.MaxSpill, 0, maxSpill)
+	if c.GatewayID != "" && !fieldName.MatchString(c.GatewayID) {
+		v.add("gateway_id", "%s can't stand in a header, allowed: up to 64 letters, digits, - . and _", quote(c.GatewayID))
+	}
 	v.duration("drain_timeout", c.DrainTimeout, 0, maxTimeout)
 	v.oneOf("log.level", "level", c.Log.Level, logLevels)
 	v.oneOf("log.format", "format", c.Log.Format, logFormats)

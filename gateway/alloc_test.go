@@ -213,12 +213,12 @@ func TestLimitsAllocateNothing(t *testing.T) {
 	}
 }
 
-// The rules of a header policy allocate nothing.
+// The rules of a header policy allocate nothing, and neither does the id of the gateway.
 func TestHeadersAllocateNothing(t *testing.T) {
 	for i, scheme := range []string{"icaps", "icap"} {
 		t.Run(scheme, func(t *testing.T) {
 			_, addr := startStub(t, dlpstub.Config{})
-			g := startGateway(t, []string{addr}, quiet, withHeaders(busyPolicy)).ready()
+			g := startGateway(t, []string{addr}, quiet, withHeaders(busyPolicy)+"\ngateway_id: gw-1").ready()
 			x := newExchanger(t, g, claimed, i)
 			const requests = 1000
 			requireNoAllocations(t, requests, func() { x.run(t, requests) })

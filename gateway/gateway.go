@@ -60,6 +60,7 @@ type Gateway struct {
 	spills   atomic.Pointer[spill.Store] // nil: no pool has had retry.spill
 	spillLog rateLimit
 	strayLog rateLimit // of requests for paths that nobody has
+	loopLog  rateLimit // of requests that have come back
 
 	allowedLog rateLimit
 	limitLog   rateLimit

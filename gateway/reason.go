@@ -66,11 +66,13 @@ const (
 	rejectBody                          // 413: beyond max_body
 	rejectDuration                      // 413 or 502: beyond max_duration
 	rejectLong                          // likewise: the oldest of too many long streams
+	rejectLoop                          // 508: it has been here before
 	rejectCount            = iota
 )
 
 var rejectNames = [rejectCount]string{
 	"bad_request", "unknown_method", "version", "timeout", "no_service", "method_not_allowed", "no_server", "full", "server_failed", "overloaded", "late", "max_body", "max_duration", "long_streams",
+	"loop",
 }
 
 func (r rejectReason) String() string { return rejectNames[r] }

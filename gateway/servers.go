@@ -60,7 +60,7 @@ func (m *servers) init(g *Gateway) {
 // servers for now.
 func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 	m.askAll(cfg)
-	t := &table{idHeader: cfg.AccessLog.IDHeader}
+	t := &table{idHeader: cfg.AccessLog.IDHeader, via: newVia(cfg.GatewayID)}
 	for _, c := range cfg.Pools {
 		tlsConfig, err := newPoolTLS(c.TLS)
 		if err != nil {
@@ -161,6 +161,7 @@ func (m *servers) check(p *poolTable, list []*pool.Server) {
 		c := health.NewChecker(health.CheckConfig{
 			Address: s.Name, Authority: s.Authority, Paths: p.paths, Methods: p.methods, OtherPaths: p.otherPaths, TLS: p.tls,
 			Probe: p.probe, NoPreviews: p.cfg.Preview == "off",
+			Fields:   newVia(m.gw.config.Load().GatewayID).line(),
 			Interval: time.Duration(p.cfg.Health.Interval), Timeout: time.Duration(p.cfg.Health.Timeout),
 			Rise: p.cfg.Health.Rise, Fall: p.cfg.Health.Fall, Group: group, Status: s.Health, Stats: &m.gw.metrics.checks,
 			OnCheck: m.onCheck(p, s), OnMaxConnections: m.onMaxConnections(s), Logger: m.gw.log.With("pool", p.name),

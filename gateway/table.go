@@ -16,6 +16,7 @@ type table struct {
 	routes   []*route
 	pools    []*poolTable
 	idHeader string // ICAP header for the transaction's id, "": none
+	via      *via   // nil: the gateway has no id
 }
 
 // poolTable is one pool of a table.
@@ -84,7 +85,7 @@ func (p *poolTable) hasOwn() bool { return p.sticks || p.hash != nil }
 func (t *table) withServers(i int, list []member) *table {
 	p := *t.pools[i]
 	p.setServers(list)
-	out := &table{idHeader: t.idHeader, pools: append([]*poolTable(nil), t.pools...)}
+	out := &table{idHeader: t.idHeader, via: t.via, pools: append([]*poolTable(nil), t.pools...)}
 	out.pools[i] = &p
 	for _, r := range t.routes {
 		c := *r

@@ -135,7 +135,9 @@ func (t *transaction) routeRequest(req *icap.Request) {
 		return
 	}
 	r, status := l.currentTable().match(t.s.entrance, req.Path, req.Method)
-	switch {
+	switch v := l.table.via; {
+	case v != nil && v.hasPassed(req):
+		t.refuseLoop()
 	case status == 404:
 		if n, ok := l.gw.strayLog.next(); ok {
 			l.log.Warn("a client asks for a path that no service has: look at services", "client", t.s.client, "listener", t.s.listener.name, "server_name", t.s.entrance.serverName,
@@ -148,6 +150,9 @@ func (t *transaction) routeRequest(req *icap.Request) {
 		t.route, t.pool = r, l.poolFor(r.pool)
 		if r.headers != nil {
 			r.headers.onRequest(t, req)
+		}
+		if v != nil {
+			req.Add(viaName, v.value)
 		}
 		t.setKey(req)
 	}

@@ -24,6 +24,7 @@ const (
 type CheckConfig struct {
 	Address   string   // ip:port that is dialled
 	Authority string   // host:port in the request line and Host
+	Fields    string   // further lines of the ICAP heads of checks and probes, each with its CRLF
 	Paths     []string // exact paths routed to the pool, or the one configured path; empty: none is known, ask for "/"
 
 	Methods [][icap.NumMethods]bool // by path: what is routed there, for which a server is judged by its Methods; nil: not known

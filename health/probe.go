@@ -292,7 +292,7 @@ func (cfg *CheckConfig) request(preview int, now time.Time) (first, rest []byte)
 		preview = min(preview, maxPreview)
 		first = fmt.Appendf(first, "Preview: %d\r\n", preview)
 	}
-	first = fmt.Appendf(first, "%sEncapsulated: req-hdr=0, req-body=%d\r\n\r\n%s", p.Fields, len(p.HTTP), p.HTTP)
+	first = fmt.Appendf(first, "%s%sEncapsulated: req-hdr=0, req-body=%d\r\n\r\n%s", cfg.Fields, p.Fields, len(p.HTTP), p.HTTP)
 	switch {
 	case preview < 0:
 		return append(appendChunks(first, p.Body), "0\r\n\r\n"...), nil

@@ -91,6 +91,10 @@ func TestProbeRequest(t *testing.T) {
 		if string(first) != tt.first || string(rest) != tt.rest {
 			t.Errorf("%d bytes, preview %d: %q, then %q\nwant %q, then %q", len(tt.body), tt.preview, first, rest, tt.first, tt.rest)
 		}
+		cfg.Fields = "X-ICAP-Via: ICAP/1.0 gw-1\r\n"
+		if first, _ := cfg.request(tt.preview, time.Now()); !strings.Contains(string(first), "\r\n"+cfg.Fields+"X-Icapgate-Probe: p\r\n") {
+			t.Errorf("with fields of the gateway: %q", first)
+		}
 		if want := strings.Index(tt.first, string(httpHead)); len(httpHead) != 60 || want < 0 {
 			t.Errorf("the test's own length of the head is wrong: %d", len(httpHead))
 		}

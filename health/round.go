@@ -74,14 +74,18 @@ func (r *round) run(ctx context.Context) report {
 	return rep
 }
 
-// runAny asks without knowing a path: an answer, whatever its status, means that an ICAP server is there.
+// runAny asks without knowing a path: an answer, whatever its status, means that an ICAP server is there. But who says that the question goes in
+// circles does not have one.
 func (r *round) runAny(ctx context.Context) report {
 	status, err := r.ask(ctx, anyPath, true)
 	if err != nil {
 		return r.failed(err)
 	}
-	if status == 200 {
+	switch status {
+	case 200:
 		r.learn(0)
+	case 508:
+		return report{outcome: bad, fault: describe("OPTIONS "+anyPath, status)}
 	}
 	return report{outcome: good}
 }
@@ -179,8 +183,8 @@ func (r *round) request(path string, last bool) []byte {
 	if last {
 		end = "Connection: close\r\n\r\n"
 	}
-	return fmt.Appendf(nil, "OPTIONS icap://%[1]s%[2]s ICAP/1.0\r\nHost: %[1]s\r\nUser-Agent: icapgate-check\r\n%[3]s",
-		r.cfg.Authority, path, end)
+	return fmt.Appendf(nil, "OPTIONS icap://%[1]s%[2]s ICAP/1.0\r\nHost: %[1]s\r\nUser-Agent: icapgate-check\r\n%[3]s%[4]s",
+		r.cfg.Authority, path, r.cfg.Fields, end)
 }
 
 func (r *round) close() {

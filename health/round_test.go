@@ -37,6 +37,13 @@ func TestRoundRequest(t *testing.T) {
 		if len(f.dials) != 1 {
 			t.Errorf("%d connections for two paths, want 1", len(f.dials))
 		}
+
+		cfg := f.config("/reqmod")
+		cfg.Fields = "X-ICAP-Via: ICAP/1.0 gw-1\r\n"
+		runRound(f, cfg)
+		if want, got := strings.Replace(want[0], "check\r\n", "check\r\n"+cfg.Fields+"Connection: close\r\n", 1), f.requests[2]; got != want {
+			t.Errorf("with fields of the gateway %q, want %q", got, want)
+		}
 	})
 }
 
@@ -48,6 +55,7 @@ func TestRoundAnyPath(t *testing.T) {
 		"200":          {ok200, good},
 		"404":          {gone404, good},
 		"500":          {"ICAP/1.0 500 Server error\r\n\r\n", good},
+		"508":          {"ICAP/1.0 508 Loop Detected\r\n\r\n", bad},
 		"no reason":    {"ICAP/1.0 404\r\n\r\n", good},
 		"bare LF":      {"ICAP/1.0 200 OK\nISTag: x\n\n", good},
 		"HTTP":         {"HTTP/1.1 200 OK\r\n\r\n", bad},

@@ -39,6 +39,8 @@ func StatusText(code int) string {
 		return "Gateway Timeout"
 	case 505:
 		return "ICAP version not supported by server"
+	case 508:
+		return "Loop Detected"
 	}
 	return ""
 }
