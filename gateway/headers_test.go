@@ -12,7 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"icapgate/bench/dlpstub"
 	"icapgate/configs"
 	"icapgate/icap"
 )
@@ -308,27 +307,6 @@ func TestVariables(t *testing.T) {
 		if text, fixed := r.fixed(); known == fixed || fixed && len(text) == 0 {
 			t.Errorf("${%s} is compiled into %+v", name, r.value)
 		}
-	}
-}
-
-// busyPolicy is one with three rules for each direction beside the guard, claimed a request for it.
-const (
-	busyPolicy = `{client_ip: true, trusted: [192.0.2.0/24], request: {remove: ["X-Debug-*"], set: {X-From: "${client_ip}:${client_port} ${listener} ${id}"}, add: {X-Tenant: one}},
- response: {remove: [X-Engine], set: {X-From: "${listener} ${client_ip}"}, add: {X-Gateway: "${hostname}"}}}`
-	claimed = RL + "Allow: 204¶X-Client-IP: 198.51.100.7¶X-Authenticated-User: V2luTlQ6Ly9ET00vamFuZQ==¶X-Debug-A: 1¶" + reqNull
-)
-
-// The policy of a service beside none, in the same exchange.
-func BenchmarkHeaders(b *testing.B) {
-	for _, v := range []struct{ name, policy string }{{"none", "{}"}, {"policy", busyPolicy}} {
-		b.Run(v.name, func(b *testing.B) {
-			_, addr := startStub(b, dlpstub.Config{})
-			g := startGateway(b, []string{addr}, quiet, withHeaders(v.policy)).ready()
-			x := newExchanger(b, g, claimed, 1)
-			for b.Loop() {
-				x.run(b, 1)
-			}
-		})
 	}
 }
 
