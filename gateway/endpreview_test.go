@@ -247,32 +247,64 @@ func TestEndedPreviewIsReplayed(t *testing.T) {
 
 // R04: a 204 after the 100 that the client has not allowed, to a request that is not held any more, can't be turned into anything.
 func TestEndedPreview204OfALargeBody(t *testing.T) {
-	f := startFake(t)
-	g := startGateway(t, []string{f.address}, noPreviews+"    retry: {replay_buffer: 16KiB}\n", "").ready()
 	rest := chunked(1<<20, 10<<10)
-	overBoth(t, func(t *testing.T, listener int) {
-		for _, allow := range []string{"", "Allow: 204¶"} {
-			p := newPlayer(t, g, f, listener)
-			p.c.send(text(previewWith(allow, 4) + "4¶abcd¶0¶¶"))
-			s := f.next(t)
-			s.gets(RL + allow + reqBody)
-			s.expect(text("4¶abcd¶"))
-			p.c.expect(text(goOn))
-			go io.WriteString(p.c, rest)
-			s.expect(rest)
-			s.send(text(noContent))
-			if allow == "" {
-				p.c.refusal(502, false)
-				s.dropped(t)
-			} else {
-				p.c.expect(text(noContent))
-				s.release()
+	for _, pool := range []string{"    retry: {replay_buffer: 16KiB}\n", spilled} { // what is in a file is for servers
+		f := startFake(t)
+		g := startGateway(t, []string{f.address}, noPreviews+pool, fmt.Sprintf("state_dir: %q", t.TempDir())).ready()
+		overBoth(t, func(t *testing.T, listener int) {
+			for _, allow := range []string{"", "Allow: 204¶"} {
+				p := newPlayer(t, g, f, listener)
+				p.c.send(text(previewWith(allow, 4) + "4¶abcd¶0¶¶"))
+				s := f.next(t)
+				s.gets(RL + allow + reqBody)
+				s.expect(text("4¶abcd¶"))
+				p.c.expect(text(goOn))
+				go io.WriteString(p.c, rest)
+				s.expect(rest)
+				s.send(text(noContent))
+				if allow == "" {
+					p.c.refusal(502, false)
+					s.dropped(t)
+				} else {
+					p.c.expect(text(noContent))
+					s.release()
+				}
 			}
+		})
+		if n := g.metric("unchanged_echoed_total"); n != 0 {
+			t.Errorf("%v were turned into a 200", n)
+		}
+	}
+}
+
+// A used connection that ends after the gateway's 100 has most likely been closed while it was idle, as without a preview: that says nothing of the server.
+func TestEndedPreviewOnAnEndedConnection(t *testing.T) {
+	v := startVirtual(t, nil, "    preview: \"off\"\n    ejection: {consecutive: 1, max_share: 1}\n", "")
+	overBoth(t, func(t *testing.T, listener int) {
+		p := v.play(listener, simple(v04, forwarded(v04))...)
+		v.settle()
+		v.say(p.c, preview(4)+"4¶abcd¶0¶¶")
+		s := v.f.next(t)
+		s.gets(RL + reqBody)
+		s.expect(text("4¶abcd¶"))
+		p.c.expect(text(goOn))
+		s.Close()
+		fresh := v.f.next(t)
+		fresh.gets(RL + reqBody)
+		fresh.expect(text("4¶abcd¶"))
+		if s.served == 0 || fresh.served != 0 {
+			t.Fatal("not on a used connection, and then a new one")
+		}
+		v.say(p.c, "0¶¶")
+		fresh.expect(text("0¶¶"))
+		fresh.send(text(page))
+		p.c.expect(text(page))
+		fresh.release()
+		p.c.Close()
+		if n := v.metric(`ejections_total{pool="dlp",server="` + v.f.address + `",reason="consecutive"}`); n != 0 || v.servers0()[0].Health.Ejected() {
+			t.Errorf("%v ejections", n)
 		}
 	})
-	if n := g.metric("unchanged_echoed_total"); n != 0 {
-		t.Errorf("%v were turned into a 200", n)
-	}
 }
 
 // An answer that comes early, while the rest of the body does: the client reads it while it writes, and both connections go on.

@@ -194,6 +194,40 @@ func TestReplayedPreviewGoesOn(t *testing.T) {
 	})
 }
 
+// R04: the replacement of a server that has said 100 gets the preview, and a 204 to that which the client can't take any more becomes the whole message, the
+// preview's end left out. An early one, whose message is not there yet, is a 502.
+func TestReplacementSays204(t *testing.T) {
+	g := startPair(t, "", "")
+	overBoth(t, func(t *testing.T, listener int) {
+		c := g.dialFor(t, listener)
+		part, rest := preview(4)+"4¶abcd¶0¶¶", text("2¶ef¶0¶¶")
+		for _, all := range []bool{true, false} {
+			c.send(text(part))
+			s, other := g.next(t)
+			s.gets(part)
+			s.send(text(goOn))
+			c.expect(text(goOn))
+			if all {
+				c.send(rest)
+				s.expect(rest)
+			}
+			s.reset()
+			s = other.next(t)
+			s.gets(part)
+			s.send(text(noContent))
+			if all {
+				c.expect(text(okLine + tag + echoList + P + "4¶abcd¶2¶ef¶0¶¶"))
+				s.release()
+			} else {
+				c.refusal(502, false)
+				c.send(rest)
+				s.dropped(t)
+			}
+			g.settle()
+		}
+	})
+}
+
 // A 100 is no answer: a server that dies after it is replaced as long as all is held, and the other one's 100 is kept from the client.
 func TestServerDiesAfterContinue(t *testing.T) {
 	g := startPair(t, "", "")
