@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,9 @@ type CheckConfig struct {
 	Authority string   // host:port in the request line and Host
 	Fields    string   // further lines of the ICAP heads of checks and probes, each with its CRLF
 	Paths     []string // exact paths routed to the pool, or the one configured path; empty: none is known, ask for "/"
+
+	// Others are further paths that a good server is asked for, by whose answers it is not judged; nil: none. The list may grow at its end, up to MaxOthers.
+	Others func() []string
 
 	Methods [][icap.NumMethods]bool // by path: what is routed there, for which a server is judged by its Methods; nil: not known
 
@@ -120,12 +124,23 @@ func orDefault[T int | time.Duration](v, def T) T {
 	return v
 }
 
-// asked lists the paths that are asked for.
-func (cfg *CheckConfig) asked() []string {
+// MaxOthers is how many paths CheckConfig.Others may have.
+const MaxOthers = 32
+
+// judged lists the paths by whose answers the server is judged.
+func (cfg *CheckConfig) judged() []string {
 	if len(cfg.Paths) == 0 {
 		return []string{anyPath}
 	}
 	return cfg.Paths
+}
+
+// asked lists the paths that are asked for: those by whose answers the server is judged come first.
+func (cfg *CheckConfig) asked() []string {
+	if cfg.Others == nil {
+		return cfg.judged()
+	}
+	return slices.Concat(cfg.judged(), cfg.Others())
 }
 
 // host returns authority without its port and brackets.
@@ -208,7 +223,7 @@ func (c *Checker) vary(interval time.Duration) time.Duration {
 // check makes one check and acts on its outcome.
 func (c *Checker) check(ctx context.Context) {
 	began, number := time.Now(), c.status.beginCheck()
-	r := round{cfg: &c.cfg}
+	r := round{cfg: &c.cfg, paths: c.cfg.asked()}
 	rep := r.run(ctx)
 	if ctx.Err() != nil {
 		return // the end of the Checker, not a fault of the server
@@ -228,7 +243,7 @@ func (c *Checker) check(ctx context.Context) {
 		c.cfg.OnCheck(number, rep.outcome != bad)
 	}
 	c.setMissing(rep.missing)
-	c.learn(r.options, time.Now())
+	c.learn(r.paths, r.options, time.Now())
 	c.machine.step(rep.outcome, time.Now())
 	c.answers = rep.outcome == good
 	c.proof.onCheck()

@@ -16,7 +16,7 @@ type Options struct {
 }
 
 // Options returns what the server has said for a path: the index of the path in CheckConfig.Paths; where none is known, 0 is the answer for "/".
-// nil: it has said nothing yet. What it has said stays while it is down or in maintenance.
+// The answers for CheckConfig.Others come behind these. nil: it has said nothing yet. What it has said stays while it is down or in maintenance.
 func (s *Status) Options(path int) *Options {
 	if all := s.AllOptions(); path >= 0 && path < len(all) {
 		return all[path]
@@ -89,14 +89,19 @@ func (c *Checker) recall() {
 }
 
 // learn takes in the answers of one check, by path; nil: no 200 this time.
-func (c *Checker) learn(answers []*icap.Options, now time.Time) {
+func (c *Checker) learn(paths []string, answers []*icap.Options, now time.Time) {
+	if more := len(paths) - len(c.said.options); more > 0 { // Others has grown
+		c.said.options = append(c.said.options, make([]*Options, more)...)
+		c.said.changes = append(c.said.changes, make([]int, more)...)
+		c.said.lacking = append(c.said.lacking, make([]methodSet, more)...)
+	}
 	news := false
 	for i, answer := range answers {
 		if answer == nil {
 			continue
 		}
 		news = true
-		next := &Options{Options: *answer, Path: c.cfg.asked()[i], Seen: now}
+		next := &Options{Options: *answer, Path: paths[i], Seen: now}
 		if before := c.said.options[i]; before != nil {
 			next.Changed = before.Changed
 			if before.ISTag != next.ISTag {
@@ -115,7 +120,7 @@ func (c *Checker) learn(answers []*icap.Options, now time.Time) {
 	}
 	lacking := c.lacking()
 	for i, now := range lacking {
-		c.logMethods(i, c.said.lacking[i], now)
+		c.logMethods(paths[i], i, c.said.lacking[i], now)
 	}
 	c.said.lacking = slices.Clone(lacking)
 	c.status.setOptions(slices.Clone(c.said.options), lacking)
@@ -145,13 +150,13 @@ func cut(text string) string {
 }
 
 // logMethods logs which methods a server has begun or ceased to lack for a path.
-func (c *Checker) logMethods(i int, before, now methodSet) {
+func (c *Checker) logMethods(path string, i int, before, now methodSet) {
 	none := true // does the server do nothing of what is routed there?
 	for m := range icap.Method(icap.NumMethods) {
 		none = none && !(c.routed(i, m) && !now.has(m))
 	}
 	for m := range icap.Method(icap.NumMethods) {
-		log := c.cfg.Logger.With("server", c.cfg.Address, "path", c.cfg.asked()[i], "method", m.String())
+		log := c.cfg.Logger.With("server", c.cfg.Address, "path", path, "method", m.String())
 		switch {
 		case now.has(m) && !before.has(m) && none:
 			log.Warn("server has none of the routed methods among its Methods: not used for this one while another server does it")

@@ -68,6 +68,40 @@ func TestOptionsWithoutPath(t *testing.T) {
 	})
 }
 
+// A server is asked for other paths, too, as they become known, and is not judged by what it answers there.
+func TestOptionsOfOthers(t *testing.T) {
+	for _, judged := range [][]string{nil, {"/a"}} {
+		synctest.Test(t, func(t *testing.T) {
+			answers := map[string]string{"/": gone404, "/a": said200("Preview: 1¶"), "/b": said200("Preview: 2¶Max-Connections: 7¶"), "/c": hang}
+			f := &fakeServer{answer: byPath(answers)}
+			cfg := f.config(judged...)
+			var others []string
+			cfg.Others = func() []string { return others }
+			var limit int
+			cfg.OnMaxConnections = func(n int) { limit = n }
+			begin := time.Now()
+			c, _ := start(t, cfg)
+			s := c.Status()
+			at(begin, 0)
+			if o := s.Options(1); o != nil {
+				t.Errorf("asked for %v: %+v", judged, o)
+			}
+			others = []string{"/b"}
+			if at(begin, 5*time.Second); s.Options(1) == nil || s.Options(1).Path != "/b" || s.Options(1).Preview != 2 || limit != 7 {
+				t.Errorf("asked for %v and /b: %+v, limit %d", judged, s.Options(1), limit)
+			}
+			others = []string{"/b", "/c", "/b"}
+			if at(begin, 50*time.Second); s.State() != Up || s.Options(2) != nil || s.Options(3) != nil {
+				t.Errorf("asked for %v and /c: %v, %+v, %+v; want it to be up, and not to be asked any more after /c", judged, s.State(), s.Options(2), s.Options(3))
+			}
+			f.set(byPath(map[string]string{"/": gone404, "/a": said200("Preview: 3¶")}))
+			if at(begin, 60*time.Second); s.State() != Up || s.Options(1).Preview != 2 {
+				t.Errorf("asked for %v: %v, %+v after a 404", judged, s.State(), s.Options(1))
+			}
+		})
+	}
+}
+
 // Another Checker may have other paths: what is known of a path goes with it.
 func TestOptionsCarryOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -76,10 +110,10 @@ func TestOptionsCarryOn(t *testing.T) {
 		cfg.Methods = [][icap.NumMethods]bool{everything, everything}
 		cfg.Status = new(Status)
 		c := NewChecker(cfg)
-		r := round{cfg: &c.cfg}
+		r := round{cfg: &c.cfg, paths: c.cfg.asked()}
 		c.recall()
 		r.run(t.Context())
-		c.learn(r.options, time.Now())
+		c.learn(r.paths, r.options, time.Now())
 		if !cfg.Status.Lacks(0, icap.MethodRespmod) || cfg.Status.Lacks(0, icap.MethodReqmod) || cfg.Status.Lacks(1, icap.MethodRespmod) {
 			t.Error("want RESPMOD of /a to be lacking")
 		}

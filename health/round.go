@@ -26,6 +26,7 @@ type report struct {
 // round asks the server one OPTIONS per path, over one connection if the server lets it.
 type round struct {
 	cfg    *CheckConfig
+	paths  []string // to ask for: cfg.asked()
 	conn   net.Conn // nil: the next question needs a new one
 	answer answer
 
@@ -37,14 +38,24 @@ type round struct {
 // run asks all questions and judges the answers. The connection is closed at the end: on some servers an open one holds a thread.
 func (r *round) run(ctx context.Context) report {
 	defer r.close()
-	r.options = make([]*icap.Options, len(r.cfg.asked()))
+	r.options = make([]*icap.Options, len(r.paths))
+	judge := r.judge
 	if len(r.cfg.Paths) == 0 {
-		return r.runAny(ctx)
+		judge = r.judgeAny
 	}
+	rep := judge(ctx)
+	if rep.outcome == good {
+		r.askOthers(ctx)
+	}
+	return rep
+}
+
+// judge asks for the paths by whose answers the server is judged.
+func (r *round) judge(ctx context.Context) report {
 	rep := report{outcome: bad, missing: make([]bool, len(r.cfg.Paths))}
 	absent, busy := 0, false
 	for i, path := range r.cfg.Paths {
-		status, err := r.ask(ctx, path, i == len(r.cfg.Paths)-1)
+		status, err := r.ask(ctx, path, i == len(r.paths)-1)
 		switch {
 		case err != nil:
 			return r.failed(err)
@@ -74,10 +85,10 @@ func (r *round) run(ctx context.Context) report {
 	return rep
 }
 
-// runAny asks without knowing a path: an answer, whatever its status, means that an ICAP server is there. But who says that the question goes in
+// judgeAny asks without knowing a path: an answer, whatever its status, means that an ICAP server is there. But who says that the question goes in
 // circles does not have one.
-func (r *round) runAny(ctx context.Context) report {
-	status, err := r.ask(ctx, anyPath, true)
+func (r *round) judgeAny(ctx context.Context) report {
+	status, err := r.ask(ctx, anyPath, len(r.paths) == 1)
 	if err != nil {
 		return r.failed(err)
 	}
@@ -88,6 +99,19 @@ func (r *round) runAny(ctx context.Context) report {
 		return report{outcome: bad, fault: describe("OPTIONS "+anyPath, status)}
 	}
 	return report{outcome: good}
+}
+
+// askOthers asks for the paths by which nothing is judged, until a question gets no answer.
+func (r *round) askOthers(ctx context.Context) {
+	for i := len(r.cfg.judged()); i < len(r.paths); i++ {
+		status, err := r.ask(ctx, r.paths[i], i == len(r.paths)-1)
+		if err != nil {
+			return
+		}
+		if status == 200 {
+			r.learn(i)
+		}
+	}
 }
 
 // failed judges a question that got no answer.

@@ -16,7 +16,7 @@ import (
 // runRound makes one round of questions.
 func runRound(f *fakeServer, cfg CheckConfig) report {
 	c := NewChecker(cfg)
-	r := round{cfg: &c.cfg}
+	r := round{cfg: &c.cfg, paths: c.cfg.asked()}
 	return r.run(context.Background())
 }
 

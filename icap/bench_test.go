@@ -71,7 +71,7 @@ func (w *responseWork) run(tb testing.TB, in []byte) {
 	if _, err = w.blocks.Scan(in[end:]); err != nil {
 		tb.Fatal(err)
 	}
-	w.out = w.response.AppendFields(w.out[:0])
+	w.out = w.response.AppendFields(w.out[:0], true)
 	w.out = w.blocks.Encapsulated.AppendTo(w.out)
 }
 

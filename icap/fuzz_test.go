@@ -83,7 +83,7 @@ func appendRequest(dst, head []byte) ([]byte, error) {
 func appendResponse(dst, head []byte) ([]byte, error) {
 	var r Response
 	err := r.Parse(head)
-	return r.AppendFields(dst), err
+	return r.AppendFields(dst, true), err
 }
 
 func describeOK(err error) string {

@@ -279,6 +279,19 @@ const (
 	AllowTrailers
 )
 
+// String returns the value of an Allow field for the next hop: without trailers, "" if there is nothing to say.
+func (a Allow) String() string {
+	switch a & (Allow204 | Allow206) {
+	case Allow204:
+		return "204"
+	case Allow206:
+		return "206"
+	case Allow204 | Allow206:
+		return "204, 206"
+	}
+	return ""
+}
+
 // parseAllow reads a comma list; members that it does not know count for nothing.
 func parseAllow(value []byte) (a Allow) {
 	for member, rest := cutMember(value); member != nil; member, rest = cutMember(rest) {

@@ -231,7 +231,7 @@ func (r *Request) AppendFields(dst []byte) []byte {
 				dst = appendField(dst, f.Name, f.Value)
 			}
 		case allowField:
-			if value := allowValue(allow); value != "" {
+			if value := allow.String(); value != "" {
 				dst = append(append(dst, f.Name...), ": "...)
 				dst = append(append(dst, value...), "\r\n"...)
 			}
@@ -239,18 +239,6 @@ func (r *Request) AppendFields(dst []byte) []byte {
 		}
 	}
 	return dst
-}
-
-func allowValue(a Allow) string {
-	switch a & (Allow204 | Allow206) {
-	case Allow204:
-		return "204"
-	case Allow206:
-		return "206"
-	case Allow204 | Allow206:
-		return "204, 206"
-	}
-	return ""
 }
 
 // Drop keeps AppendFields from passing on the fields with that name (any case). Those that have a meaning in this package stay.

@@ -88,8 +88,8 @@ func (r *Response) readFields() error {
 
 // AppendFields appends the fields that go on to the client, as "Name: value" lines in the received order, with their folds: without
 // hop-by-hop fields and those named by Connection, Encapsulated, Trailer, Transfer-Encoding, Content-Length, and without
-// "trailers" in Allow. The status line, Encapsulated and the empty line are the caller's.
-func (r *Response) AppendFields(dst []byte) []byte {
+// "trailers" in Allow, and without ISTag if the caller has one of its own. The status line, Encapsulated and the empty line are the caller's.
+func (r *Response) AppendFields(dst []byte, istag bool) []byte {
 	for i := range r.Fields {
 		f := &r.Fields[i]
 		switch f.kind {
@@ -97,6 +97,9 @@ func (r *Response) AppendFields(dst []byte) []byte {
 		case allowField:
 			dst = appendAllow(dst, f)
 		default:
+			if f.kind == istagField && !istag {
+				continue
+			}
 			if f.folded {
 				dst = appendFolded(dst, f.Name, f.Value, "\r\n")
 			} else {

@@ -130,7 +130,7 @@ func (s *stream) requestHead() Encapsulated {
 func (s *stream) responseHead() Encapsulated {
 	r := &s.response
 	s.next = fmt.Appendf(nil, "ICAP/1.0 %d %s\r\n", r.Status, r.Reason)
-	s.next, s.closes = r.AppendFields(s.next), r.Close
+	s.next, s.closes = r.AppendFields(s.next, true), r.Close
 	return r.Encapsulated
 }
 
