@@ -1,0 +1,102 @@
+package options
+
+import (
+	"slices"
+	"strings"
+
+	"icapgate/icap"
+)
+
+// Limits of Options-TTL, in seconds. Clients ask again some 20 s before it is over, and not more often than every 30 s; below a minute there
+// would be gaps in which the service counts as down.
+const (
+	MinTTL    = 60
+	maxTTL    = 3600
+	unsaidTTL = 600 // where no server says one
+)
+
+// EndedPreview is the preview in bytes that is announced where the gateway ends previews itself: most small messages are whole in it.
+const EndedPreview = 4096
+
+// Group is what the servers of one pool have last said, and what the gateway does with it.
+type Group struct {
+	Servers      []icap.Options        // of those that have said something
+	Routed       [icap.NumMethods]bool // what clients can have of them
+	EndsPreviews bool                  // the servers get no previews: the gateway says 100 itself
+}
+
+// Merge returns what holds for every server of all groups, whoever gets a request. Groups differ in their methods: each request goes to the group
+// of its method. MaxConnections and ISTag are the caller's.
+func Merge(groups []Group) icap.Options {
+	m := icap.Options{Preview: -1, Allow: icap.Allow204 | icap.Allow206}
+	var lists []transfers
+	first, listed := true, false
+	for _, g := range groups {
+		for method, does := range g.methods() {
+			m.Methods[method] = m.Methods[method] || does
+		}
+		for i := range g.Servers {
+			o := &g.Servers[i]
+			preview := min(o.Preview, icap.MaxPreview)
+			if g.EndsPreviews {
+				preview = EndedPreview
+			}
+			if first || preview < m.Preview { // also -1: one that takes none
+				m.Preview = preview
+			}
+			first = false
+			if o.TTL > 0 && (m.TTL == 0 || o.TTL < m.TTL) {
+				m.TTL = o.TTL
+			}
+			m.Allow &= o.Allow
+			m.Include = unite(m.Include, o.Include)
+			list := newTransfers(o, g.EndsPreviews)
+			lists, listed = append(lists, list), listed || list.said
+		}
+	}
+	if first {
+		m.Allow = 0
+	}
+	if m.TTL == 0 {
+		m.TTL = unsaidTTL
+	}
+	m.TTL = min(max(m.TTL, MinTTL), maxTTL)
+	if listed || m.Preview >= 0 { // a client makes no previews unless it is told of what
+		all := mergeTransfers(lists, m.Preview >= 0)
+		m.TransferPreview, m.TransferIgnore, m.TransferComplete = all.list(previewed), all.list(ignored), all.list(complete)
+	}
+	return m
+}
+
+// methods are those of the routed ones that all servers of the group do. Where that is none it is what some do, since each request goes to a server
+// that does its method. Servers that name no method, or none that is routed, don't take part.
+func (g *Group) methods() [icap.NumMethods]bool {
+	all, some := g.Routed, [icap.NumMethods]bool{}
+	for i := range g.Servers {
+		for m := range g.Routed {
+			does := g.Routed[m] && !g.Servers[i].Lacks(icap.Method(m))
+			all[m] = all[m] && does
+			some[m] = some[m] || does
+		}
+	}
+	for _, methods := range [][icap.NumMethods]bool{all, some} {
+		if methods != [icap.NumMethods]bool{} {
+			return methods
+		}
+	}
+	return g.Routed
+}
+
+// unite returns a list with the members of two, each of them once.
+func unite(a, b string) string {
+	var all []string
+	for _, list := range []string{a, b} {
+		for member := range strings.SplitSeq(list, ",") {
+			member = strings.TrimSpace(member)
+			if member != "" && !slices.ContainsFunc(all, func(o string) bool { return strings.EqualFold(o, member) }) {
+				all = append(all, member)
+			}
+		}
+	}
+	return strings.Join(all, ", ")
+}
