@@ -72,6 +72,10 @@ type Service struct {
 	MaxBody         Size     `yaml:"max_body"`         // bytes of a request's body that go to a server; 0: no limit
 	MaxDuration     Duration `yaml:"max_duration"`     // from a request's heads to the end of its answer; 0: no limit
 	OnLimit         string   `yaml:"on_limit"`         // reject | allow: what becomes of a request beyond these two, or LongStreams of its pool
+	Options         string   `yaml:"options"`          // merge | forward: who answers OPTIONS, the gateway for all servers of the pool or one of them
+	OptionsGrace    Duration `yaml:"options_grace"`    // for which the gateway answers OPTIONS while no server is usable, before it says 503
+	MaxConnections  int      `yaml:"max_connections"`  // that OPTIONS tells each client; 0: what the listener admits
+	ISTag           string   `yaml:"istag"`            // "": the gateway's own, made of those of the servers; pass: that of the server; else this one
 	Duplicates      string   `yaml:"duplicates"`       // avoid | accept: may a request be sent again once a server may have seen it whole?
 	Headers         Headers  `yaml:"headers"`
 }

@@ -69,7 +69,10 @@ func DefaultPool() Pool {
 
 // DefaultService returns a service for everything that lacks only its pool.
 func DefaultService() Service {
-	return Service{Path: "*", OnUnavailable: "reject", OnError: "reject", OnTimeout: "reject", OnLimit: "reject", Duplicates: "accept", Headers: DefaultHeaders()}
+	return Service{
+		Path: "*", OnUnavailable: "reject", OnError: "reject", OnTimeout: "reject", OnLimit: "reject", Options: "merge", OptionsGrace: seconds(60),
+		Duplicates: "accept", Headers: DefaultHeaders(),
+	}
 }
 
 // DefaultHeaders returns a policy that changes nothing. Guarded are the fields by which clients tell user and address: those of the draft that most

@@ -56,6 +56,7 @@ func (l *linter) service(i int) {
 		}
 	}
 	l.limits(fmt.Sprintf("services[%d]", i), later)
+	l.istag(fmt.Sprintf("services[%d].istag", i), later)
 	for j := range l.c.Services[:i] {
 		if covers(&l.c.Services[j], later) {
 			l.add(fmt.Sprintf("services[%d]", i), "is never used: services[%d] matches all of it and comes first", j)
@@ -93,6 +94,27 @@ func (l *linter) headers(key string, h *Headers) {
 	}
 	if h.ClientIP && slices.ContainsFunc(h.Request.Set, func(p Pair) bool { return strings.EqualFold(p.Name, "X-Client-IP") }) {
 		l.add(key+".client_ip", "has no effect: request.set has X-Client-IP")
+	}
+}
+
+// istag warns of tags that clients see change from one gateway to the other, and of two for one path.
+func (l *linter) istag(key string, s *Service) {
+	for j := range l.c.Pools {
+		if p := &l.c.Pools[j]; p.Name == s.Pool && s.ISTag == "" && p.ConnectionShare.Count() != 1 {
+			l.add(key, "none, though there are several gateways (pools[%d].connection_share): each follows the tags of the servers in its own time, and clients forget "+
+				"their verdicts at each change from one to the other; better a fixed tag, the same for all gateways", j)
+			break
+		}
+	}
+	for j := range l.c.Services {
+		o := &l.c.Services[j]
+		if o == s {
+			return
+		}
+		if o.Path == s.Path && o.Listener == s.Listener && slices.Equal(o.ServerNames, s.ServerNames) && (o.ISTag != s.ISTag || o.Options != s.Options) {
+			l.add(key, "istag or options differ from services[%d], which has the same path: it is one service to clients, and those of the first hold", j)
+			return
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ var (
 	logFormats = []string{"json", "text"}
 	duplicates = []string{"avoid", "accept"}
 	switches   = []string{"on", "off"}
+	answers    = []string{"merge", "forward"}
 	verdicts   = []string{"reject", "allow"}                    // of requests that no server has judged
 	causes     = []string{"connect", "reset", "timeout", "5xx"} // of retry.on, beside single statuses
 )
@@ -369,6 +370,12 @@ func (v *validator) service(key string, s *Service) {
 	v.size(key+".max_body", s.MaxBody, 0, maxBody)
 	v.duration(key+".max_duration", s.MaxDuration, 0, maxTimeout)
 	v.oneOf(key+".on_limit", "policy", s.OnLimit, verdicts)
+	v.oneOf(key+".options", "way", s.Options, answers)
+	v.duration(key+".options_grace", s.OptionsGrace, 0, maxTimeout)
+	v.number(key+".max_connections", s.MaxConnections, 0, maxConnections)
+	if s.ISTag != "" && !istag.MatchString(s.ISTag) {
+		v.add(key+".istag", "%s cannot be an ISTag, allowed: up to 30 letters, digits and signs without quotes and blanks; or pass", quote(s.ISTag))
+	}
 	v.oneOf(key+".duplicates", "policy", s.Duplicates, duplicates)
 	v.headers(key+".headers", &s.Headers)
 	var listeners, pools []string
@@ -389,6 +396,9 @@ func (v *validator) service(key string, s *Service) {
 		v.oneOf(key+".pool", "pool", s.Pool, pools)
 	}
 }
+
+// istag are the ISTags (RFC 3507 4.7): with their quotes they have 32 characters at most.
+var istag = regexp.MustCompile(`^[!#-\[\]-~]{1,30}$`)
 
 // serverFault are the statuses by which a server says that the fault is its own.
 var serverFault = regexp.MustCompile("^5[0-9][0-9]$")

@@ -12,20 +12,22 @@ const nullBodyEnd = "Encapsulated: null-body=0\r\n\r\n"
 
 var continueAnswer = []byte("ICAP/1.0 100 Continue\r\n\r\n")
 
-// appendAnswer appends an answer of the gateway's own, without a body. retryAfter is in seconds, 0: none. Every ICAP answer
-// needs an ISTag (RFC 3507 4.7); until the gateway has one of its own per service, these carry a constant.
-func appendAnswer(dst []byte, status, retryAfter int, close bool, extra, mark []byte) []byte {
-	dst = appendOwnHead(dst, status, retryAfter, close, extra, mark)
+// appendAnswer appends an answer of the gateway's own, without a body. istag is the line that every ICAP answer needs (RFC 3507 4.7), retryAfter is in
+// seconds, 0: none.
+func appendAnswer(dst, istag []byte, status, retryAfter int, close bool, extra, mark []byte) []byte {
+	dst = appendOwnHead(dst, istag, status, retryAfter, close, extra, mark)
 	return append(dst, nullBodyEnd...)
 }
 
 // appendOwnHead appends the head of an answer of the gateway's own, up to its Encapsulated. extra and mark are whole lines.
-func appendOwnHead(dst []byte, status, retryAfter int, close bool, extra, mark []byte) []byte {
+func appendOwnHead(dst, istag []byte, status, retryAfter int, close bool, extra, mark []byte) []byte {
 	dst = append(dst, "ICAP/1.0 "...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
 	dst = append(dst, ' ')
 	dst = append(dst, icap.StatusText(status)...)
-	dst = append(dst, "\r\nISTag: \"icapgate\"\r\nDate: "...)
+	dst = append(dst, "\r\n"...)
+	dst = append(dst, istag...)
+	dst = append(dst, "Date: "...)
 	dst = time.Now().UTC().AppendFormat(dst, "Mon, 02 Jan 2006 15:04:05 GMT")
 	if retryAfter > 0 {
 		dst = append(dst, "\r\nRetry-After: "...)
@@ -39,9 +41,9 @@ func appendOwnHead(dst []byte, status, retryAfter int, close bool, extra, mark [
 	return append(dst, extra...)
 }
 
-// appendResponseHead appends a server's response head in canonical form, without the encapsulated blocks. Without e the answer
-// loses its body.
-func appendResponseHead(dst []byte, r *icap.Response, e *icap.Encapsulated, close bool, extra []byte) []byte {
+// appendResponseHead appends a server's response head in canonical form, without the encapsulated blocks. istag is the line that takes the place of the
+// server's, nil: that stays. Without e the answer loses its body.
+func appendResponseHead(dst, istag []byte, r *icap.Response, e *icap.Encapsulated, close bool, extra []byte) []byte {
 	dst = append(dst, "ICAP/1.0 "...)
 	dst = strconv.AppendInt(dst, int64(r.Status), 10)
 	dst = append(dst, ' ')
@@ -51,7 +53,8 @@ func appendResponseHead(dst []byte, r *icap.Response, e *icap.Encapsulated, clos
 		dst = append(dst, icap.StatusText(r.Status)...)
 	}
 	dst = append(dst, "\r\n"...)
-	dst = r.AppendFields(dst)
+	dst = append(dst, istag...)
+	dst = r.AppendFields(dst, istag == nil)
 	dst = append(dst, extra...)
 	if close {
 		dst = append(dst, "Connection: close\r\n"...)

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"icapgate/gateway/admin"
 	"icapgate/gateway/discovery"
+	"icapgate/gateway/istag"
 	"icapgate/health"
 	"icapgate/icap"
 	"icapgate/pool"
@@ -58,6 +60,9 @@ func (g *Gateway) Status() admin.Status {
 		})
 	}
 	now := g.servers.clock()
+	for _, s := range g.table.Load().services {
+		st.Services = append(st.Services, serviceStatus(s, now))
+	}
 	for _, p := range g.table.Load().pools {
 		sel := p.selection(anything, bitset{})
 		ps := admin.PoolStatus{
@@ -74,6 +79,27 @@ func (g *Gateway) Status() admin.Status {
 	}
 	for _, s := range g.servers.names.States() {
 		st.Names = append(st.Names, nameStatus(s))
+	}
+	return st
+}
+
+func serviceStatus(s *service, now int64) admin.ServiceStatus {
+	f := s.face
+	st := admin.ServiceStatus{
+		Service: s.name, Listener: s.lead.listener, ServerNames: s.lead.serverNames, Up: s.isUp(now),
+		ISTag: istag.Unquote(strings.TrimSpace(strings.TrimPrefix(string(s.ownTag()), "ISTag:"))), ISTags: int(f.kinds.Load()), ISTagChanges: f.changes.Load(),
+		Announced: make(map[string][]string),
+	}
+	routes, _ := s.distinct()
+	for _, r := range routes {
+		if !slices.Contains(st.Pools, r.pool.name) {
+			st.Pools = append(st.Pools, r.pool.name)
+		}
+	}
+	if !s.lead.forwards {
+		for path, fields := range *f.announced.Load() {
+			st.Announced[path] = strings.Split(strings.TrimSuffix(string(fields), "\r\n"), "\r\n")
+		}
 	}
 	return st
 }

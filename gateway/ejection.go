@@ -267,6 +267,8 @@ func (m *servers) sweeping() {
 			return
 		case <-ticker.C:
 			m.sweep()
+		case <-m.news:
+			m.sweep()
 		}
 	}
 }
@@ -278,7 +280,7 @@ type stall struct {
 	checked bool
 }
 
-// sweep looks at ejections, and at servers that have stalled: they take connections and requests, and answer none. Their checks will tell, the sooner the
+// sweep looks at ejections, at what clients see of the services, and at servers that have stalled: they take connections and requests, and answer none. Their checks will tell, the sooner the
 // better. A server that takes long for each request is checked once for it.
 func (m *servers) sweep() {
 	now := m.clock()
@@ -300,4 +302,5 @@ func (m *servers) sweep() {
 		}
 	}
 	m.stalls = stalls
+	m.lookAtFaces(now)
 }

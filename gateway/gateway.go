@@ -61,6 +61,8 @@ type Gateway struct {
 	spillLog rateLimit
 	strayLog rateLimit // of requests for paths that nobody has
 	loopLog  rateLimit // of requests that have come back
+	askedLog rateLimit // of OPTIONS for more paths than the gateway keeps an answer for
+	keptLog  rateLimit
 
 	allowedLog rateLimit
 	limitLog   rateLimit
@@ -91,6 +93,7 @@ func New(cfg *configs.Config, o Options) (_ *Gateway, err error) {
 		}
 	}()
 	g.servers.init(g)
+	g.servers.readKept(cfg.StateDir)
 	if cfg.AccessLog.Output != "off" {
 		if g.access, err = accesslog.Open(cfg.AccessLog.Output, g.log); err != nil {
 			return nil, err

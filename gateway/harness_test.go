@@ -33,7 +33,7 @@ type testGateway struct {
 }
 
 // startGateway runs a gateway with an icaps and an icap listener in front of the servers. pool is YAML for the pool "dlp", indented by
-// four blanks, rest is YAML for further top-level keys.
+// four blanks, rest is YAML for further top-level keys. Unless that has options or istag, these are the servers'.
 func startGateway(t testing.TB, servers []string, pool, rest string) *testGateway {
 	t.Helper()
 	g := newGateway(t, servers, pool, rest)
@@ -87,6 +87,9 @@ listeners:
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
+	if !strings.Contains(rest, "options:") && !strings.Contains(rest, "istag:") {
+		bare(cfg)
+	}
 	g, err := New(cfg, Options{Logger: log})
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +98,27 @@ listeners:
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	return &testGateway{g, t, roots}
+}
+
+// parseBare reads a configuration for a reload, as startGateway would.
+func parseBare(text string) (*configs.Config, error) {
+	cfg, err := configs.Parse("test.yaml", []byte(text))
+	if err == nil {
+		bare(cfg)
+	}
+	return cfg, err
+}
+
+// bare leaves OPTIONS and ISTag to the servers, for tests that look at every byte that passes.
+func bare(cfg *configs.Config) {
+	if len(cfg.Services) == 0 {
+		all := configs.DefaultService()
+		all.Pool = cfg.Pools[0].Name
+		cfg.Services = []configs.Service{all}
+	}
+	for i := range cfg.Services {
+		cfg.Services[i].Options, cfg.Services[i].ISTag = "forward", "pass"
+	}
 }
 
 // testWriter logs to the test as long as it runs.

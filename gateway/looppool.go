@@ -147,7 +147,8 @@ func (t *transaction) routeInForce() *route {
 // reroute puts a route of the table in force in the place of the request's own. What is held could go to any server.
 func (t *transaction) reroute(r *route) {
 	was := t.pool.table
-	t.route, t.pool = r, t.s.loop.poolFor(r.pool)
+	path, _, _ := bytes.Cut(t.held.B[:t.targetEnd], []byte("?"))
+	t.route, t.service, t.pool = r, t.s.loop.table.serviceOf(t.s.entrance, path, r), t.s.loop.poolFor(r.pool)
 	if t.preview >= 0 && t.pool.noPreviews {
 		t.unpreview()
 	}
@@ -182,7 +183,7 @@ func newLoopPool(p *poolTable, routes int) *loopPool {
 		slowStart:    int64(p.cfg.SlowStart),
 		longAfter:    int64(p.cfg.LongStreams.After),
 		replayBuffer: int(p.cfg.Retry.ReplayBuffer),
-		noPreviews:   p.cfg.Preview == "off",
+		noPreviews:   p.endsPreviews(),
 	}
 }
 

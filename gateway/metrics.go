@@ -236,6 +236,7 @@ func (g *Gateway) writeMetrics(out io.Writer) {
 	g.writeLoops(w)
 	g.writeListeners(w)
 	g.writeLimits(w)
+	g.writeServices(w)
 	g.writeServers(w)
 	w.family("build_info", "gauge")
 	w.series("build_info", 1, "version", g.version, "go", runtime.Version())
@@ -421,6 +422,26 @@ func (g *Gateway) writeLimits(w *metricsWriter) {
 			value = 1
 		}
 		w.series("overloaded", value, "reason", o.reason.String())
+	}
+}
+
+func (g *Gateway) writeServices(w *metricsWriter) {
+	var names []string // some differ by listener or server name only
+	kinds, changes := make(map[string]int64), make(map[string]uint64)
+	for _, s := range g.table.Load().services {
+		if _, known := kinds[s.name]; !known {
+			names = append(names, s.name)
+		}
+		kinds[s.name] = max(kinds[s.name], s.face.kinds.Load())
+		changes[s.name] += s.face.changes.Load()
+	}
+	w.family("service_istags", "gauge")
+	for _, name := range names {
+		w.series("service_istags", float64(kinds[name]), "service", name)
+	}
+	w.family("service_istag_changes_total", "counter")
+	for _, name := range names {
+		w.series("service_istag_changes_total", float64(changes[name]), "service", name)
 	}
 }
 

@@ -36,7 +36,7 @@ func startReloader(t *testing.T, servers ...string) *reloader {
 	g := startGateway(t, servers, "", reloadable)
 	r := &reloader{testGateway: g, cert: g.config.Load().Listeners[0].TLS.Certificates[0].CertFile}
 	r.set(servers, "")
-	g.load = func() (*configs.Config, error) { return configs.Parse("test.yaml", []byte(r.text)) }
+	g.load = func() (*configs.Config, error) { return parseBare(r.text) }
 	return r
 }
 

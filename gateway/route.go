@@ -30,8 +30,14 @@ type route struct {
 	allows   [rejectCount]bool // passes what would be rejected for this reason
 	decision int64             // ns in which a verdict has to be there, 0: no limit
 
-	maxBody     uint64 // bytes of a body that go to a server, 0: no limit
-	maxDuration int64  // ns from a request's heads to the end of its answer, 0: no limit
+	maxBody        uint64     // bytes of a body that go to a server, 0: no limit
+	maxDuration    int64      // ns from a request's heads to the end of its answer, 0: no limit
+	services       []*service // that it is part of, one most often
+	forwards       bool       // options: forward
+	istag          string     // "": the gateway's own; passTag; else fixed
+	istagLine      []byte     // of a fixed one
+	grace          int64      // ns for which OPTIONS is answered while no server is usable
+	maxConnections int        // that each client is told; 0: as many as there may be of all
 }
 
 // entrance is where a session has come in.
@@ -92,8 +98,8 @@ func (r *route) appendTarget(dst, target []byte) []byte {
 	return append(dst, query...)
 }
 
-// services names the services, for a log: what clients can ask for.
-func (t *table) services() string {
+// paths names the paths of the services, for a log: what clients can ask for.
+func (t *table) paths() string {
 	var names []string
 	for _, r := range t.routes {
 		if len(names) == 20 {
@@ -142,6 +148,8 @@ func newRoute(s configs.Service, p *poolTable) *route {
 	}
 	r.decision = int64(s.DecisionTimeout)
 	r.maxBody, r.maxDuration = uint64(s.MaxBody), int64(s.MaxDuration)
+	r.forwards, r.grace, r.maxConnections = s.Options == "forward", int64(s.OptionsGrace), s.MaxConnections
+	r.istag, r.istagLine = s.ISTag, istagLine(s.ISTag)
 	for _, why := range unjudged {
 		r.allows[why] = s.OnUnavailable == "allow"
 	}

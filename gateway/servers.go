@@ -39,6 +39,12 @@ type servers struct {
 	shares     map[string]int       // gateways that share the servers' caps, by pool, as in force; guarded by mu
 
 	stalls map[*pool.Server]stall // servers that have requests; owned by sweep
+
+	faces   map[string]*face    // of services, by key; guarded by mu
+	kept    map[string]keptFace // of the process before this one; static
+	dir     string              // state_dir, "": none
+	news    chan struct{}       // holds a token when sweep has something to look at
+	keeping chan keptFile       // what is to be written; holds the newest
 }
 
 func (m *servers) init(g *Gateway) {
@@ -49,6 +55,7 @@ func (m *servers) init(g *Gateway) {
 	m.selections = make(map[string]selection)
 	m.unspoken = make(map[unspokenFor]bool)
 	m.shares = make(map[string]int)
+	m.faces, m.keeping, m.news = make(map[string]*face), make(chan keptFile, 1), make(chan struct{}, 1)
 	m.names = discovery.NewNames(g.log)
 	m.lookup = func(c configs.DNS) discovery.Lookup {
 		return discovery.NewResolver(discovery.Config{Servers: c.Servers, Timeout: time.Duration(c.Timeout)}).Lookup
@@ -66,7 +73,7 @@ func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 		if err != nil {
 			return nil, fmt.Errorf("pool %s: %w", c.Name, err)
 		}
-		p := &poolTable{name: c.Name, cfg: c, tls: tlsConfig, retryOn: newCauses(c.Retry.On)}
+		p := &poolTable{name: c.Name, cfg: c, tls: tlsConfig, retryOn: newCauses(c.Retry.On), others: new(otherPaths)}
 		was := old.pool(c.Name)
 		if p.probe, err = newProbe(p, was); err != nil {
 			return nil, err
@@ -91,6 +98,7 @@ func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 		t.pools = append(t.pools, p)
 	}
 	t.routes = newRoutes(cfg, t.pools)
+	t.setServices(m.faceOf)
 	return t, nil
 }
 
@@ -105,6 +113,10 @@ func (m *servers) onHealth(s *pool.Server) func(usable, cold bool) {
 		}
 		if usable {
 			m.gw.offer(s)
+		}
+		select {
+		case m.news <- struct{}{}: // what it says of itself may be new, too
+		default:
 		}
 		if t := m.gw.table.Load(); t != nil {
 			for _, p := range t.pools {
@@ -137,6 +149,7 @@ func (m *servers) start(t *table) {
 		m.check(p, p.servers)
 	}
 	m.group.Go(m.follow)
+	m.group.Go(m.keep)
 	if m.sweeps > 0 {
 		m.group.Go(m.sweeping)
 	}
@@ -159,8 +172,8 @@ func (m *servers) check(p *poolTable, list []*pool.Server) {
 		ended := make(chan struct{})
 		m.running[s] = &checking{cancel, ended}
 		c := health.NewChecker(health.CheckConfig{
-			Address: s.Name, Authority: s.Authority, Paths: p.paths, Methods: p.methods, OtherPaths: p.otherPaths, TLS: p.tls,
-			Probe: p.probe, NoPreviews: p.cfg.Preview == "off",
+			Address: s.Name, Authority: s.Authority, Paths: p.paths, Methods: p.methods, Others: p.others.get, OtherPaths: p.otherPaths, TLS: p.tls,
+			Probe: p.probe, NoPreviews: p.endsPreviews(),
 			Fields:   newVia(m.gw.config.Load().GatewayID).line(),
 			Interval: time.Duration(p.cfg.Health.Interval), Timeout: time.Duration(p.cfg.Health.Timeout),
 			Rise: p.cfg.Health.Rise, Fall: p.cfg.Health.Fall, Group: group, Status: s.Health, Stats: &m.gw.metrics.checks,

@@ -306,12 +306,13 @@ func (s *session) reject(err error) {
 // fail ends the session with an error answer, or without one when an answer to the current request has begun.
 func (s *session) fail(status int, why rejectReason, r closeReason) {
 	begun, complete := s.tx.active && s.tx.answered, s.tx.responseDone
-	extra := s.loop.gw.extraFields
+	istag, extra := strayTag, s.loop.gw.extraFields
 	if s.tx.active {
 		extra = s.tx.extraFields()
 		if !begun {
 			s.tx.status = status
 		}
+		istag = s.tx.ownTag()
 		s.tx.cancel(reasonClientAborted, why.String())
 	} else {
 		s.loop.logBadRequest(s, status, why)
@@ -326,7 +327,7 @@ func (s *session) fail(status int, why rejectReason, r closeReason) {
 	}
 	l := s.loop
 	l.stats.rejects[why].Add(1)
-	l.line = appendAnswer(l.line[:0], status, 0, true, extra, nil)
+	l.line = appendAnswer(l.line[:0], istag, status, 0, true, extra, nil)
 	s.send(l.line)
 	s.endSession(r)
 }

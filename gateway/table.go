@@ -14,6 +14,7 @@ import (
 // a new table at its next request.
 type table struct {
 	routes   []*route
+	services []*service
 	pools    []*poolTable
 	idHeader string // ICAP header for the transaction's id, "": none
 	via      *via   // nil: the gateway has no id
@@ -31,6 +32,7 @@ type poolTable struct {
 	ejector *health.Ejector         // likewise
 	paths   []string                // what the checks ask for
 	methods [][icap.NumMethods]bool // by path: what is routed there
+	others  *otherPaths             // what they ask for besides
 	probe   *health.Probe           // nil: none
 	hash    *hashing                // nil: balance is not hash
 	tiers   []uint8                 // parallel to servers
@@ -92,8 +94,14 @@ func (t *table) withServers(i int, list []member) *table {
 		if c.pool == t.pools[i] {
 			c.pool = &p
 		}
+		c.services = nil
 		out.routes = append(out.routes, &c)
 	}
+	faces := make(map[string]*face)
+	for _, s := range t.services {
+		faces[s.face.key] = s.face
+	}
+	out.setServices(func(key string) *face { return faces[key] })
 	return out
 }
 
@@ -116,3 +124,6 @@ func (t *table) names(s *pool.Server) bool {
 	}
 	return false
 }
+
+// endsPreviews says whether the gateway ends previews for the pool's servers, which get plain requests.
+func (p *poolTable) endsPreviews() bool { return p.cfg.Preview == "off" }

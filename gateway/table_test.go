@@ -26,9 +26,16 @@ func newTestTable(t *testing.T, text string) *table {
 	for _, c := range cfg.Pools {
 		q := pool.NewQueue(1)
 		s := pool.NewServer(netip.MustParseAddrPort(c.Servers[0].Address), c.Servers[0].Address, 1, pool.Limits{}, q)
-		out.pools = append(out.pools, &poolTable{name: c.Name, cfg: c, queue: q, servers: []*pool.Server{s}})
+		out.pools = append(out.pools, &poolTable{name: c.Name, cfg: c, queue: q, servers: []*pool.Server{s}, others: new(otherPaths)})
 	}
 	out.routes = newRoutes(cfg, out.pools)
+	faces := make(map[string]*face)
+	out.setServices(func(key string) *face {
+		if faces[key] == nil {
+			faces[key] = newFace(key, keptFace{}, 0)
+		}
+		return faces[key]
+	})
 	return out
 }
 

@@ -39,6 +39,7 @@ type transaction struct {
 	// What goes to the server; see above. held.B is target, authority and host of the request line, then the payload from which
 	// attempts are sent: fields, Encapsulated, heads, body.
 	route      *route
+	service    *service  // nil: none, as route
 	key        uint64    // of balance: hash
 	keyed      bool      // it has one
 	pool       *loopPool // nil: answered without one
@@ -110,10 +111,10 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 		t.noted.target(req)
 	}
 	t.routeRequest(req)
-	if t.route != nil {
-		if l.access != nil {
-			t.noted.claims(req)
-		}
+	if t.route != nil && l.access != nil {
+		t.noted.claims(req)
+	}
+	if t.route != nil && !t.answered {
 		t.endsPreview = t.previewed && t.pool.noPreviews
 		t.hold(req, head, blocks)
 		t.setLimits()
@@ -128,26 +129,30 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 // routeRequest finds the pool, or answers the request itself.
 func (t *transaction) routeRequest(req *icap.Request) {
 	l := t.s.loop
-	t.route, t.pool, t.keyed = nil, nil, false
+	t.route, t.service, t.pool, t.keyed = nil, nil, nil, false
 	if req.Method == icap.MethodOther {
 		t.close = t.close || req.Encapsulated.Body() == icap.NoSection // its framing is not known
 		t.reply(501, rejectMethod, 0)
 		return
 	}
-	r, status := l.currentTable().match(t.s.entrance, req.Path, req.Method)
-	switch v := l.table.via; {
+	table := l.currentTable()
+	r, status := table.match(t.s.entrance, req.Path, req.Method)
+	switch v := table.via; {
 	case v != nil && v.hasPassed(req):
 		t.refuseLoop()
 	case status == 404:
 		if n, ok := l.gw.strayLog.next(); ok {
 			l.log.Warn("a client asks for a path that no service has: look at services", "client", t.s.client, "listener", t.s.listener.name, "server_name", t.s.entrance.serverName,
-				"path", string(req.Path[:min(len(req.Path), 256)]), "services", l.table.services(), "times", n)
+				"path", string(req.Path[:min(len(req.Path), 256)]), "services", table.paths(), "times", n)
 		}
 		t.reply(404, rejectNoService, 0)
 	case status == 405:
 		t.reply(405, rejectMethodNotAllowed, 0)
 	default:
-		t.route, t.pool = r, l.poolFor(r.pool)
+		t.route, t.service, t.pool = r, table.serviceOf(t.s.entrance, req.Path, r), l.poolFor(r.pool)
+		if req.Method == icap.MethodOptions && t.answerOptions(req.Path) {
+			return
+		}
 		if r.headers != nil {
 			r.headers.onRequest(t, req)
 		}
@@ -156,6 +161,14 @@ func (t *transaction) routeRequest(req *icap.Request) {
 		}
 		t.setKey(req)
 	}
+}
+
+// ownTag is the ISTag line of an answer of the gateway's own.
+func (t *transaction) ownTag() []byte {
+	if t.service == nil {
+		return strayTag
+	}
+	return t.service.ownTag()
 }
 
 // setKey takes the key of the request that balance: hash goes by.
@@ -387,12 +400,13 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 	t.answered = true
 	t.firstByte = l.now
 	t.endSpill()
+	own := false // it is the gateway's own OPTIONS
 	if t.method == icap.MethodOptions {
-		if r.Status == 200 && t.route.checkPath < 0 { // of a checked path the checks know, and of all others that share the connections
-			t.srv.server.Learn(r.MaxConnections())
-			l.gw.onCap(t.srv.server)
+		if r.Status == 200 {
+			t.onOptions(r)
+			own = !t.service.lead.forwards
 		}
-		if e.Body() == icap.OptBody {
+		if e.Body() == icap.OptBody || own && e.HasBody() {
 			t.dropBody = true
 			e = nil
 		}
@@ -404,7 +418,7 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 		t.requestDone = true
 		s.request = requestDone
 	}
-	if r.Status == 204 && e.HasBody() { // for a client it has none, whatever its head says
+	if r.Status == 204 && e != nil && e.HasBody() { // for a client it has none, whatever its head says
 		t.dropBody = true
 		e = nil
 	}
@@ -419,11 +433,16 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 	if h := t.route.headers; h != nil {
 		h.onAnswer(r)
 	}
-	if unchanged {
+	switch {
+	case unchanged:
 		t.sendUnchanged(r)
 		return true
+	case own:
+		l.line = appendAnswer(l.line[:0], t.ownTag(), 200, 0, t.close, t.extraFields(), t.normalise(r))
+		s.send(l.line)
+		return true
 	}
-	l.line = appendResponseHead(l.line[:0], r, e, t.close, t.extraFields())
+	l.line = appendResponseHead(l.line[:0], t.service.relayedTag(), r, e, t.close, t.extraFields())
 	if len(blocks) < directWrite && !t.dropBody {
 		l.line = append(l.line, blocks...)
 		s.send(l.line)
@@ -434,6 +453,18 @@ func (t *transaction) onFinal(r *icap.Response, e *icap.Encapsulated, blocks []b
 		}
 	}
 	return true
+}
+
+// onOptions notes what a server has answered to a client's OPTIONS: of a checked path the checks know, and of all others that share the connections.
+func (t *transaction) onOptions(r *icap.Response) {
+	l := t.s.loop
+	if t.route.checkPath < 0 {
+		t.srv.server.Learn(r.MaxConnections())
+		l.gw.onCap(t.srv.server)
+	}
+	if path, _, _ := bytes.Cut(t.held.B[:t.targetEnd], []byte("?")); t.service.asks(path) {
+		l.gw.servers.onAsked(t.service, string(path))
+	}
 }
 
 // legal says whether the client can take this answer: it has to have allowed 204 and 206 unless its preview still waits for a verdict
@@ -470,7 +501,7 @@ func (t *transaction) sendUnchanged(r *icap.Response) {
 	l := s.loop
 	l.stats.unchangedEchoed.Add(1)
 	list, skip := t.list.Unchanged(t.method)
-	l.line = appendResponseHead(l.line[:0], r, &list, t.close, t.extraFields())
+	l.line = appendResponseHead(l.line[:0], t.service.relayedTag(), r, &list, t.close, t.extraFields())
 	s.send(l.line)
 	t.sendHeld(skip)
 	t.payloadOut = t.payloadIn + s.body.Payload()
@@ -514,7 +545,7 @@ func (t *transaction) answer(status, retryAfter int, mark []byte) {
 	if l.gw.draining.Load() {
 		t.close = true
 	}
-	l.line = appendAnswer(l.line[:0], status, retryAfter, t.close, t.extraFields(), mark)
+	l.line = appendAnswer(l.line[:0], t.ownTag(), status, retryAfter, t.close, t.extraFields(), mark)
 	s.send(l.line)
 	t.dropHeld()
 	t.onResponseEnd()

@@ -77,7 +77,7 @@ func (t *transaction) echo() {
 		t.close = true
 	}
 	list, skip := t.list.Unchanged(t.method)
-	l.line = appendOwnHead(l.line[:0], 200, 0, t.close, t.extraFields(), l.mark)
+	l.line = appendOwnHead(l.line[:0], t.ownTag(), 200, 0, t.close, t.extraFields(), l.mark)
 	l.line = append(list.AppendTo(l.line), "\r\n"...)
 	s.send(l.line)
 	t.sendHeld(skip)

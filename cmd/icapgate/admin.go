@@ -150,6 +150,11 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	for _, l := range s.Listeners {
 		fmt.Fprintf(t, "%s\t%s\t%d\n", l.Name, l.Address, l.Sessions)
 	}
+	t.Flush()
+	fmt.Fprintln(t, "\nSERVICE\tPOOLS\tISTAG\tOPTIONS\tREMARK")
+	for _, v := range s.Services {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Service, strings.Join(v.Pools, " "), v.ISTag, answersOptions(v), serviceRemark(v))
+	}
 	for _, p := range s.Pools {
 		t.Flush() // each table has columns of its own
 		fmt.Fprintf(out, "\nPool %s, %d waiting%s%s%s\n", p.Name, p.Queue, waiting(p), selected(p), shared(p))
@@ -167,6 +172,29 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 		}
 	}
 	return t.Flush()
+}
+
+// answersOptions says who answers the OPTIONS of a service.
+func answersOptions(v admin.ServiceStatus) string {
+	if len(v.Announced) == 0 {
+		return "servers"
+	}
+	return "gateway"
+}
+
+// serviceRemark says what is wrong with a service, "-" if nothing is.
+func serviceRemark(v admin.ServiceStatus) string {
+	var remarks []string
+	if !v.Up {
+		remarks = append(remarks, "unavailable")
+	}
+	if v.ISTags > 1 {
+		remarks = append(remarks, fmt.Sprintf("servers have %d ISTags", v.ISTags))
+	}
+	if len(remarks) == 0 {
+		return "-"
+	}
+	return strings.Join(remarks, ", ")
 }
 
 // ttl is how long DNS says that a name's addresses hold.

@@ -25,6 +25,10 @@ func (g *fakeGateway) Status() admin.Status {
 	return admin.Status{
 		Version: "1.2.3", UptimeSeconds: 3725.4,
 		Listeners: []admin.ListenerStatus{{Name: "icaps", Address: "icaps://192.0.2.1:11344", Sessions: 12}},
+		Services: []admin.ServiceStatus{
+			{Service: "/reqmod", Pools: []string{"dlp", "av"}, Up: true, ISTag: "GW-e3b0c44298fc1c14", ISTags: 2, Announced: map[string][]string{"/reqmod": {"Methods: REQMOD"}}},
+			{Service: "*", Pools: []string{"dlp"}, ISTag: "own"},
+		},
 		Pools: []admin.PoolStatus{
 			{Name: "dlp", Queue: 3, Waits: admin.WaitsStatus{Now: map[string]int{"own": 1, "cap": 2, "full": 0}, OldestSeconds: 1.23}, Servers: []admin.ServerStatus{
 				{Address: "10.0.0.1:1344", Health: "up", Admin: "ready", Weight: 1, Share: 1, InFlight: 2, Connections: 5, Idle: 3, Cap: 99, Requests: 1234, RequestShare: 0.9876, Since: g.since},
@@ -94,6 +98,10 @@ New clients are refused: connections. There are 480, 480 are allowed.
 
 LISTENER  ADDRESS                  SESSIONS
 icaps     icaps://192.0.2.1:11344  12
+
+SERVICE  POOLS   ISTAG                OPTIONS  REMARK
+/reqmod  dlp av  GW-e3b0c44298fc1c14  gateway  servers have 2 ISTags
+*        dlp     own                  servers  unavailable
 
 Pool dlp, 3 waiting (cap 2, own 1; the first for 1.2s)
 SERVER         HEALTH    ADMIN  WEIGHT  IN FLIGHT  CONNECTIONS  IDLE  CAP   REQUESTS  SHARE  REMARK

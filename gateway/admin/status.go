@@ -12,6 +12,7 @@ type Status struct {
 	Draining      bool             `json:"draining"`
 	Limits        LimitsStatus     `json:"limits"`
 	Listeners     []ListenerStatus `json:"listeners"`
+	Services      []ServiceStatus  `json:"services"`
 	Pools         []PoolStatus     `json:"pools"`
 	Names         []NameStatus     `json:"names"`
 }
@@ -31,6 +32,19 @@ type ListenerStatus struct {
 	Address     string `json:"address"`
 	Sessions    int    `json:"sessions"`    // client connections now
 	Connections int    `json:"connections"` // the same with those in their handshake
+}
+
+// ServiceStatus is one service as its clients know it.
+type ServiceStatus struct {
+	Service      string              `json:"service"`                // its path, with a * at its end if it is all below
+	Listener     string              `json:"listener,omitempty"`     // "": every one
+	ServerNames  []string            `json:"server_names,omitempty"` // none: all
+	Pools        []string            `json:"pools"`                  // that its methods are routed to
+	Up           bool                `json:"up"`                     // clients are not told that it is unavailable
+	ISTag        string              `json:"istag"`                  // of the gateway's own answers
+	ISTags       int                 `json:"istags"`                 // different ones that its servers have
+	ISTagChanges uint64              `json:"istag_changes"`          // of the gateway's own
+	Announced    map[string][]string `json:"announced"`              // by path: what the gateway answers to OPTIONS; empty: it is the servers' to answer
 }
 
 // PoolStatus is one pool.

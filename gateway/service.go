@@ -1,0 +1,265 @@
+package gateway
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"icapgate/gateway/options"
+	"icapgate/icap"
+)
+
+// service is one ICAP service as clients know it: what a path stands for, with all its methods. These may be routed to different pools; an OPTIONS
+// stands for all of them, and all answers have one ISTag.
+type service struct {
+	name   string
+	routes [icap.NumMethods]*route // by method; nil: not to be had
+	lead   *route                  // the first of them, whose settings hold
+	face   *face                   // what clients see of it; lives on in later tables
+}
+
+// unknown stands for a listener, a name or a path that no route names.
+const unknown = "\x00"
+
+// setServices makes the services of the table's routes: each combination of routes that the methods of some path are routed to. faceOf gives the face of a
+// service that this key stands for, in every table.
+func (t *table) setServices(faceOf func(key string) *face) {
+	t.services = nil
+	made := make(map[[icap.NumMethods]*route]bool)
+	for _, at := range t.origins() {
+		var s service
+		for _, m := range []icap.Method{icap.MethodReqmod, icap.MethodRespmod} {
+			r, _ := t.match(at.entrance, at.path, m)
+			s.routes[m] = r
+			if r != nil && (s.lead == nil || r.index < s.lead.index) {
+				s.lead = r
+			}
+		}
+		if s.lead == nil || made[s.routes] {
+			continue
+		}
+		made[s.routes] = true
+		s.name, s.face = cmp.Or(s.path(), s.lead.name), faceOf(s.key())
+		t.services = append(t.services, &s)
+		for m, r := range s.routes {
+			if r != nil && !slices.Contains(s.routes[:m], r) {
+				r.services = append(r.services, &s)
+			}
+		}
+		s.askOthers()
+	}
+}
+
+// askOthers has the checks of its pools ask for its paths, also where they don't judge by them.
+func (s *service) askOthers() {
+	routes, _ := s.distinct()
+	for _, path := range s.paths() {
+		for _, r := range routes {
+			r.pool.addOther(r.serversPath(path))
+		}
+	}
+}
+
+// key says what the service is to clients: the same after a restart, and after a reload that gives it other servers.
+func (s *service) key() string {
+	var b strings.Builder
+	for m, r := range s.routes {
+		if r != nil {
+			fmt.Fprintf(&b, "%v %q listener %q names %q; ", icap.Method(m), r.name, r.listener, r.serverNames)
+		}
+	}
+	return strings.TrimSuffix(b.String(), "; ")
+}
+
+// origin is a path that a client may ask for, and where it comes in.
+type origin struct {
+	entrance entrance
+	path     []byte
+}
+
+// origins are enough of them to meet every combination of routes.
+func (t *table) origins() (all []origin) {
+	listeners, names := map[string]bool{unknown: true}, map[string]bool{"": true, unknown: true}
+	for _, r := range t.routes {
+		listeners[cmp.Or(r.listener, unknown)] = true
+		for _, name := range r.serverNames {
+			names[aName(name)] = true
+		}
+	}
+	for _, r := range t.routes {
+		ins, asked := slices.Sorted(maps.Keys(listeners)), slices.Sorted(maps.Keys(names))
+		if r.listener != "" {
+			ins = []string{r.listener}
+		}
+		if len(r.serverNames) > 0 {
+			asked = nil
+			for _, name := range r.serverNames {
+				asked = append(asked, aName(name))
+			}
+		}
+		paths := []string{r.path}
+		if r.prefix {
+			paths = append(paths, r.path+unknown)
+		}
+		for _, in := range ins {
+			for _, name := range asked {
+				for _, path := range paths {
+					all = append(all, origin{entrance{in, name}, []byte(path)})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// aName is a name that clients may ask for under one of the configuration.
+func aName(configured string) string {
+	if configured[0] == '*' {
+		return unknown + configured[1:]
+	}
+	return configured
+}
+
+// serviceOf is the service that a path belongs to which a request has come with, and been routed to r by.
+func (t *table) serviceOf(in entrance, path []byte, r *route) *service {
+	if len(r.services) == 1 {
+		return r.services[0]
+	}
+	var routes [icap.NumMethods]*route
+	for _, m := range []icap.Method{icap.MethodReqmod, icap.MethodRespmod} {
+		routes[m], _ = t.match(in, path, m)
+	}
+	for _, s := range r.services {
+		if s.routes == routes {
+			return s
+		}
+	}
+	return r.services[0]
+}
+
+// path is the one that the service is known by, "": it is all that is under a prefix.
+func (s *service) path() string {
+	for _, r := range s.routes {
+		if r != nil && !r.prefix {
+			return r.path
+		}
+	}
+	return ""
+}
+
+// paths are those that its clients ask for, as far as they are known.
+func (s *service) paths() []string {
+	if path := s.path(); path != "" {
+		return []string{path}
+	}
+	return s.face.askedPaths()
+}
+
+// asks says whether a path that a client has asked for is news to the checks, which are to ask for it: its options or its ISTag are the gateway's own.
+func (s *service) asks(path []byte) bool {
+	return s.path() == "" && (!s.lead.forwards || s.lead.istag == "") && !s.face.isAsked(path)
+}
+
+// serversPaths are those at the servers of one of its routes that the checks ask for.
+func (s *service) serversPaths(r *route) (paths []string) {
+	if path := s.path(); path != "" {
+		return []string{r.serversPath(path)}
+	}
+	prefix := r.serversPath(r.path)
+	for _, path := range slices.Concat(r.pool.paths, r.pool.others.get()) {
+		if strings.HasPrefix(path, prefix) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+// serversPath is what the servers know a path by.
+func (r *route) serversPath(path string) string { return string(r.appendTarget(nil, []byte(path))) }
+
+// distinct are its routes, each once, with the methods that go there.
+func (s *service) distinct() (routes []*route, methods [][icap.NumMethods]bool) {
+	for m, r := range s.routes {
+		if r == nil {
+			continue
+		}
+		i := slices.Index(routes, r)
+		if i < 0 {
+			i = len(routes)
+			routes, methods = append(routes, r), append(methods, [icap.NumMethods]bool{})
+		}
+		methods[i][m] = true
+	}
+	return routes, methods
+}
+
+// relayedTag is the ISTag line of the answers of servers, nil: they keep their own.
+func (s *service) relayedTag() []byte {
+	switch s.lead.istag {
+	case "":
+		return *s.face.tag.Load()
+	case passTag:
+		return nil
+	}
+	return s.lead.istagLine
+}
+
+// ownTag is the ISTag line of answers that the gateway gives itself.
+func (s *service) ownTag() []byte {
+	switch s.lead.istag {
+	case "":
+		return *s.face.tag.Load()
+	case passTag:
+		return *s.face.passed.Load()
+	}
+	return s.lead.istagLine
+}
+
+// passTag is services[].istag where the servers' tags are not touched.
+const passTag = "pass"
+
+// isUp says whether clients may go on with their requests: a server of it is usable, or was within options_grace, or they pass without one.
+func (s *service) isUp(now int64) bool {
+	return s.lead.allows[rejectNoServer] || now-s.face.usableAt.Load() <= s.lead.grace
+}
+
+// answerOptions answers an OPTIONS by what is known of the service's servers; false: one of them has to.
+func (t *transaction) answerOptions(path []byte) bool {
+	l, s := t.s.loop, t.service
+	fields, known := (*s.face.announced.Load())[string(path)]
+	switch {
+	case !known || s.lead.forwards:
+		return false
+	case !s.isUp(l.now):
+		t.reply(503, rejectNoServer, retrySeconds(int64(s.lead.pool.cfg.Health.Interval)))
+	default:
+		l.mark = t.appendMaxConnections(append(l.mark[:0], fields...))
+		t.answer(200, 0, l.mark)
+	}
+	return true
+}
+
+// appendMaxConnections appends how many connections a client may open: what the gateway admits, whatever its servers can take just now.
+func (t *transaction) appendMaxConnections(dst []byte) []byte {
+	n := t.service.lead.maxConnections
+	if n == 0 {
+		n = int(t.s.loop.gw.limits.maxClients.Load())
+		if most := t.s.listener.settings.Load().cfg.MaxConnections; most > 0 {
+			n = min(n, most)
+		}
+	}
+	return fmt.Appendf(dst, "Max-Connections: %d\r\n", n)
+}
+
+// normalise makes the answer of a single server to OPTIONS, which has to do until the checks have asked them all, one of the gateway's own.
+func (t *transaction) normalise(r *icap.Response) []byte {
+	g := options.Group{Servers: []icap.Options{icap.ParseOptions(r)}, EndsPreviews: t.route.pool.endsPreviews()}
+	for m, route := range t.service.routes {
+		g.Routed[m] = route != nil
+	}
+	o := options.Merge([]options.Group{g})
+	o.TTL = options.MinTTL
+	return t.appendMaxConnections(options.Append(nil, &o))
+}
