@@ -74,8 +74,7 @@ type tapped struct {
 // startTapped is startCICAP with a tap. tag takes the place of c-icap's ISTag, which no setting of its own can change: nine characters, "": it stays.
 func startTapped(t testing.TB, more, tag string) *tapped {
 	t.Helper()
-	server := startCICAP(t, more)
-	cfg := tap.Config{Gateway: tap.Requests, Target: server.address, MaxChunk: 1 << 20}
+	cfg := tap.Config{MaxChunk: 1 << 20}
 	if tag != "" {
 		cfg.Alter = func(d tap.Direction, p []byte) {
 			// c-icap sends a head in one write, and nothing is on its way before it.
@@ -84,6 +83,14 @@ func startTapped(t testing.TB, more, tag string) *tapped {
 			}
 		}
 	}
+	return startTappedWith(t, more, cfg)
+}
+
+// startTappedWith is startTapped with a tap of one's own.
+func startTappedWith(t testing.TB, more string, cfg tap.Config) *tapped {
+	t.Helper()
+	server := startCICAP(t, more)
+	cfg.Gateway, cfg.Target = tap.Requests, server.address
 	tp := startTap(t, "tap before "+server.address, cfg)
 	return &tapped{&cicap{server.daemon, tp.Address(), server.dir}, tp}
 }

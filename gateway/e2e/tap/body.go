@@ -21,13 +21,14 @@ type Body struct {
 
 // chunks reads a chunked body.
 type chunks struct {
-	state chunkState
-	line  []byte // unfinished line
-	left  uint64 // of the chunk's data
-	last  string // what stands behind the 0 of the last chunk
-	most  int    // bytes that a preview may have; -1: it is none
-	hash  hash.Hash
-	body  Body
+	state    chunkState
+	line     []byte // unfinished line
+	left     uint64 // of the chunk's data
+	last     string // what stands behind the 0 of the last chunk
+	trailers int    // lines of them
+	most     int    // bytes that a preview may have; -1: it is none
+	hash     hash.Hash
+	body     Body
 }
 
 type chunkState uint8
@@ -104,6 +105,9 @@ func (c *chunks) endLine(limit uint64, complain complain) (done, ok bool) {
 			return true, true
 		}
 		complain(Trailer, "%.80q", line)
+		if c.trailers++; c.trailers > 1 && (line[0] == ' ' || line[0] == '\t') {
+			return false, true // goes on with the one before
+		}
 		_, ok := parseField(line, func(Rule, string, ...any) {})
 		return false, ok
 	}

@@ -165,7 +165,7 @@ func (h *head) checkDate(complain complain) (has bool) {
 }
 
 var (
-	requestLine = regexp.MustCompile(`^([!-~]+) ([!-~]+) ICAP/1\.0$`)
+	requestLine = regexp.MustCompile(`^([!-~]+) ([^\x00- \x7f]+) ICAP/1\.0$`)
 	absoluteURI = regexp.MustCompile(`^(?i:icaps?)://(?:[^/?@]*@)?([^/?@]+)([/?].*)?$`)
 	statusLine  = regexp.MustCompile(`^ICAP/1\.0 ([1-9][0-9]{2})(?: (.*))?$`)
 )

@@ -26,6 +26,9 @@ type Config struct {
 	// Alter may change bytes in place before they are read and go on: what a side can't be made to say. nil: nothing is changed.
 	Alter func(Direction, []byte)
 
+	// Finished is called for each exchange that is over, in the order in which they are; nil: nobody wants to know.
+	Finished func(Exchange)
+
 	// For a Tap between TLS clients and the gateway: it ends TLS with the one and begins it again with the other.
 	ServerTLS, ClientTLS *tls.Config
 }
@@ -247,6 +250,9 @@ func (t *Tap) finished(l *link, x Exchange) {
 	x.Connection = l.number
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.cfg.Finished != nil {
+		t.cfg.Finished(x)
+	}
 	t.record.Requests[l.number]++
 	if len(t.record.Exchanges) < maxExchanges {
 		t.record.Exchanges = append(t.record.Exchanges, x)

@@ -66,6 +66,7 @@ var good = []struct {
 }{
 	{"options", []said{asks(options), answers(offer)}, "OPTIONS /r 200"},
 	{"null-body", []said{asks(line + noBody), answers(page)}, "REQMOD /r 200 to=5"},
+	{"path", []said{asks("OPTIONS icap://s:1344/r\xe9%20?a=/b?c ICAP/1.0¶Host: s:1344¶¶"), answers(offer)}, "OPTIONS /r\xe9%20?a=/b?c 200"},
 	{"body", []said{asks(upload), answers(unmod)}, "REQMOD /r 204 from=5"},
 	{"response", []said{asks(download), answers(page)}, "RESPMOD /r?a=b 200 from=5 to=5"},
 	{"two", []said{asks(upload), answers(unmod), asks(options), answers(offer)}, "REQMOD /r 204 from=5, OPTIONS /r 200"},
@@ -251,6 +252,8 @@ var planted = []struct {
 	{LastChunk, []said{asks(announced(9) + "5¶hello¶0; use-original-body=5¶¶")}, false},
 	{LastChunk, []said{asks(upload), answers(strings.Replace(page, "0¶¶", "0; use-original-body=5¶¶", 1))}, false},
 	{Trailer, []said{asks(line + list + "5¶hello¶0¶X: 1¶¶")}, false},
+	{Trailer, []said{asks(line + list + "5¶hello¶0¶X: 1¶ 2¶¶")}, false},
+	{Trailer, []said{asks(line + list + "5¶hello¶0¶ 2¶¶")}, true},
 	{Trailer, []said{asks(line + list + "5¶hello¶0¶X¶¶")}, true},
 	{Pipelined, []said{asks(options + options), answers(offer + offer)}, false},
 	{Pipelined, []said{asks(options), answers("ICAP/1.0 200 OK¶"), asks("OPTIONS"), answers("ISTag: \"t\"¶¶")}, false},
