@@ -213,13 +213,6 @@ func TestLimitsAllocateNothing(t *testing.T) {
 	}
 }
 
-// busyPolicy is one with three rules for each direction beside the guard, claimed a request for it.
-const (
-	busyPolicy = `{client_ip: true, trusted: [192.0.2.0/24], request: {remove: ["X-Debug-*"], set: {X-From: "${client_ip}:${client_port} ${listener} ${id}"}, add: {X-Tenant: one}},
- response: {remove: [X-Engine], set: {X-From: "${listener} ${client_ip}"}, add: {X-Gateway: "${hostname}"}}}`
-	claimed = RL + "Allow: 204¶X-Client-IP: 198.51.100.7¶X-Authenticated-User: V2luTlQ6Ly9ET00vamFuZQ==¶X-Debug-A: 1¶" + reqNull
-)
-
 // The rules of a header policy allocate nothing, and neither does the id of the gateway.
 func TestHeadersAllocateNothing(t *testing.T) {
 	for i, scheme := range []string{"icaps", "icap"} {
@@ -286,19 +279,5 @@ func BenchmarkExchange(b *testing.B) {
 				}
 			})
 		}
-	}
-}
-
-// The policy of a service beside none, in the same exchange.
-func BenchmarkHeaders(b *testing.B) {
-	for _, v := range []struct{ name, policy string }{{"none", "{}"}, {"policy", busyPolicy}} {
-		b.Run(v.name, func(b *testing.B) {
-			_, addr := startStub(b, dlpstub.Config{})
-			g := startGateway(b, []string{addr}, quiet, withHeaders(v.policy)).ready()
-			x := newExchanger(b, g, claimed, 1)
-			for b.Loop() {
-				x.run(b, 1)
-			}
-		})
 	}
 }

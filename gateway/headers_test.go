@@ -299,6 +299,65 @@ func TestHeadersOfRetries(t *testing.T) {
 	c.expect(text(page))
 }
 
+// So does one that is read back from a file.
+func TestHeadersOfSpilled(t *testing.T) {
+	p, _ := startSpilling(t, spilled, withHeaders(`{client_ip: true, request: {add: {X-From: "${listener}"}}}`))
+	body := chunked(1<<20, 60<<10)
+	c := p.dial(1)
+	wrote := make(chan error, 1)
+	go func() { _, err := c.Write([]byte(text(RL+reqBody) + body)); wrote <- err }()
+	want := RL + "X-Client-IP: 127.0.0.1¶X-From: icap¶" + reqBody
+	s, other := p.next(t)
+	s.gets(want)
+	s.expect(body[:len(body)/2])
+	s.reset()
+	s = other.next(t)
+	s.gets(want)
+	s.expect(body)
+	if err := <-wrote; err != nil {
+		t.Fatal(err)
+	}
+	s.send(text(page))
+	c.expect(text(page))
+}
+
+// A reload is in force at the next request. One that is sent again after it carries what it got at its beginning; its answer goes by the new rules.
+func TestReloadHeaders(t *testing.T) {
+	f := startFake(t)
+	r := startReloader(t, f.address)
+	r.ready()
+	answered := func(s *serverSide, c *client, added string) {
+		t.Helper()
+		s.send(text(page))
+		s.release()
+		c.expect(text(strings.Replace(page, "Encaps", added+"Encaps", 1)))
+	}
+	c, other := r.dial(1), r.dial(1)
+	c.send(text(v04))
+	s := f.next(t)
+	s.gets(v04)
+	r.text += "gateway_id: gw-1\n" + withHeaders(`{client_ip: true, response: {add: {X-A: "1"}}}`)
+	r.reload()
+
+	s.reset()
+	s = f.next(t)
+	s.gets(v04)
+	answered(s, c, "X-A: 1¶")
+	for _, c := range []*client{c, other} {
+		c.send(text(v04))
+		s = f.next(t)
+		s.gets(RL + "X-Client-IP: 127.0.0.1¶X-ICAP-Via: ICAP/1.0 gw-1¶" + reqNull)
+		answered(s, c, "X-A: 1¶")
+	}
+
+	r.set([]string{f.address}, "")
+	r.reload()
+	c.send(text(v04))
+	s = f.next(t)
+	s.gets(v04)
+	answered(s, c, "")
+}
+
 // Every variable that a configuration may have means something here.
 func TestVariables(t *testing.T) {
 	for _, name := range configs.Variables {
@@ -308,6 +367,52 @@ func TestVariables(t *testing.T) {
 			t.Errorf("${%s} is compiled into %+v", name, r.value)
 		}
 	}
+}
+
+// busyPolicy is one with three rules for each direction beside the guard, claimed a request for it.
+const (
+	busyPolicy = `{client_ip: true, trusted: [192.0.2.0/24], request: {remove: ["X-Debug-*"], set: {X-From: "${client_ip}:${client_port} ${listener} ${id}"}, add: {X-Tenant: one}},
+ response: {remove: [X-Engine], set: {X-From: "${listener} ${client_ip}"}, add: {X-Gateway: "${hostname}"}}}`
+	claimed = RL + "Allow: 204¶X-Client-IP: 198.51.100.7¶X-Authenticated-User: V2luTlQ6Ly9ET00vamFuZQ==¶X-Debug-A: 1¶" + reqNull
+)
+
+// What a policy adds to the reading and writing of a request's fields and of those of its answer.
+func BenchmarkHeaders(b *testing.B) {
+	for _, v := range []struct{ name, policy string }{{"none", "{}"}, {"policy", busyPolicy}} {
+		b.Run(v.name, func(b *testing.B) {
+			policy := newGateway(b, []string{"127.0.0.1:9"}, "", withHeaders(v.policy)).table.Load().routes[0].headers
+			tx := loneTransaction("gw.example.com")
+			head, answer := []byte(text(claimed)), []byte(text(noContent))
+			var req icap.Request
+			var resp icap.Response
+			var out []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				if req.Parse(head) != nil || resp.Parse(answer) != nil {
+					b.Fatal("the heads can't be read")
+				}
+				if policy != nil {
+					policy.onRequest(tx, &req)
+				}
+				out = req.AppendFields(out[:0])
+				if policy != nil {
+					policy.onAnswer(&resp)
+				}
+				out = resp.AppendFields(out)
+				if policy != nil {
+					out = policy.appendLines(out, tx)
+				}
+			}
+		})
+	}
+}
+
+// loneTransaction is one of a session whose loop does not run.
+func loneTransaction(serverName string) *transaction {
+	s := &session{listener: &listener{name: "in"}, client: netip.MustParseAddrPort("[fe80::1%eth0]:4711"), entrance: entrance{serverName: hostName(serverName)}}
+	s.loop = &loop{gw: new(Gateway)}
+	s.tx.init(s)
+	return &s.tx
 }
 
 // FuzzHeaderPolicy puts heads through a policy: a head comes out that can be read, without what is guarded, and with exactly the fields that were added.
@@ -323,14 +428,12 @@ func FuzzHeaderPolicy(f *testing.F) {
 	cfg.Response.Add = configs.Pairs{{Name: "X-Name", Value: "${server_name}"}}
 	policy := newHeaderPolicy(&cfg, "/r")
 	f.Fuzz(func(t *testing.T, fields, name string) {
-		s := &session{listener: &listener{name: "in"}, client: netip.MustParseAddrPort("[fe80::1%eth0]:4711"), entrance: entrance{serverName: hostName(name)}}
-		s.loop = &loop{gw: new(Gateway)}
-		s.tx.init(s)
+		tx := loneTransaction(name)
 		var req icap.Request
 		if read(&req, "OPTIONS icap://gw/r ICAP/1.0\r\nHost: gw\r\n"+fields+"\r\n") != nil {
 			return
 		}
-		policy.onRequest(&s.tx, &req)
+		policy.onRequest(tx, &req)
 		out := "OPTIONS icap://gw/r ICAP/1.0\r\nHost: gw\r\n" + string(req.AppendFields(nil)) + "\r\n"
 		if err := read(&req, out); err != nil {
 			t.Fatalf("%q: %v", out, err)
@@ -343,13 +446,13 @@ func FuzzHeaderPolicy(f *testing.F) {
 			}
 		}
 		named := 0
-		if s.entrance.serverName != "" {
+		if tx.s.entrance.serverName != "" {
 			named = 1
 		}
 		if count["x-client-ip"] != 1 || string(req.Get("X-Client-IP")) != "fe80::1" || count["x-at"] != 1 || string(req.Get("X-At")) != "in 4711" || count["x-name"] != named {
 			t.Errorf("%q", out)
 		}
-		if lines := string(policy.appendLines(nil, &s.tx)); strings.Count(lines, "\r\n") != named || strings.Count(lines, "\n") != named {
+		if lines := string(policy.appendLines(nil, tx)); strings.Count(lines, "\r\n") != named || strings.Count(lines, "\n") != named {
 			t.Errorf("lines of answers: %q", lines)
 		}
 	})

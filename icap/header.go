@@ -256,7 +256,7 @@ func applyConnection(fields []Field) (closes bool, err error) {
 
 func dropNamed[T []byte | string](fields []Field, name T) {
 	for i := range fields {
-		if f := &fields[i]; f.kind == otherField && equalFold(f.Name, name) {
+		if f := &fields[i]; len(f.Name) == len(name) && f.kind == otherField && equalFold(f.Name, name) {
 			f.kind = hopField
 		}
 	}

@@ -22,7 +22,7 @@ var cost = &trial{
 the gateway's process per request, without that of opening the connections. Each policy of pools[].balance has a gateway that is started anew in each
 round, since one process may be a little faster than the next one of the same program; the order rotates from round to round. round_robin is measured twice:
 what lies between the two is chance, and says how far a ratio can be trusted. Then some more that can be switched on or off is looked at beside what it is switched on or off from:
-affinity, ejection, latency_factor, and a retry.spill that no request needs.
+affinity, ejection, latency_factor, a retry.spill that no request needs, and three header rules for each direction with a gateway_id.
 
 Claimed: no request fails, and none costs more than 1.03 times what it is looked at beside: the 95 % interval of the median of the ratios reaches 1.03.
 
@@ -54,6 +54,7 @@ const costServers = 4
 type costCase struct {
 	name   string
 	pool   string   // YAML, indented by 4
+	more   string   // YAML for further top-level keys
 	beside []string // names of the cases that it is compared with
 	same   bool     // it is that case once more, which shows what is chance
 }
@@ -75,8 +76,19 @@ func costCases() (list []costCase) {
 		costCase{name: "without ejection", pool: policy(usual, "    ejection: {consecutive: 0, failure_share: 0}\n")},
 		costCase{name: "latency_factor: 3", pool: policy(usual, "    ejection: {latency_factor: 3}\n"), beside: []string{usual}},
 		costCase{name: "retry.spill: 256MiB", pool: policy(usual, "    retry: {spill: 256MiB}\n"), beside: []string{usual}},
+		costCase{name: "header rules", pool: policy(usual, ""), more: headerRules, beside: []string{usual}},
 	)
 }
+
+// headerRules are three for each direction, with and without variables, for clients that are not trusted.
+const headerRules = `gateway_id: trial
+services:
+  - headers:
+      client_ip: true
+      trusted: [192.0.2.0/24]
+      request: {remove: [X-Debug-*], set: {X-From: "${client_ip}:${client_port} ${listener}"}, add: {X-Gateway: trial}}
+      response: {remove: [X-Engine-*], set: {Server: icapgate}, add: {X-From: "${hostname} ${listener} ${client_ip}"}}
+`
 
 // chosen returns the cases that --only names, with those beside which they are looked at.
 func (o *costOptions) chosen() (list []costCase, err error) {
@@ -134,7 +146,7 @@ func (o *costOptions) compare(ctx context.Context, r *rig, servers []*server, ca
 	var drivers []driver
 	for _, c := range cases {
 		drivers = append(drivers, driver{c.name, func(ctx context.Context) (drive, error) {
-			return o.measure(ctx, r, gatewayConfig{Servers: servers, Pool: c.pool, Further: fmt.Sprintf("state_dir: %q\n", r.dir)}, door == "icaps")
+			return o.measure(ctx, r, gatewayConfig{Servers: servers, Pool: c.pool, Further: fmt.Sprintf("state_dir: %q\n%s", r.dir, c.more)}, door == "icaps")
 		}})
 	}
 	r.section("REQMOD 1 KiB over %s, 204, %d servers, %d connections: the gateway's CPU", door, costServers, o.connections)
