@@ -196,6 +196,25 @@ func TestStrayClaimsAreNotLogged(t *testing.T) {
 	}
 }
 
+// OPTIONS that the gateway answers itself has the fields of answers, too, and is from nobody who is not trusted.
+func TestHeadersOfOptions(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "access.log")
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet,
+		fmt.Sprintf("services: [{path: /r, options: merge, headers: {trusted: [192.0.2.0/24], response: {set: {X-A: \"${listener}\"}, remove: [X-*]}}}]\naccess_log: {output: %q}", log)).ready()
+	c := g.dial(1)
+	c.send(text(OL + "X-Authenticated-User: boss¶X-Client-IP: 192.0.2.7¶¶"))
+	if h := c.status(200); !strings.Contains(h, "\r\nMethods: ") || strings.Count(h, "\r\nX-A: icap\r\n") != 1 {
+		t.Errorf("%q", h)
+	}
+	f.idle(t)
+	g.settle()
+	g.Close()
+	if b, err := os.ReadFile(log); err != nil || !strings.Contains(string(b), `"OPTIONS"`) || strings.Contains(string(b), "boss") || strings.Contains(string(b), "192.0.2.7") {
+		t.Errorf("%s (%v)", b, err)
+	}
+}
+
 // The key of balance: hash is that of the request as servers get it.
 func TestHashAfterPolicy(t *testing.T) {
 	var fakes []*fakeServer
@@ -398,7 +417,7 @@ func BenchmarkHeaders(b *testing.B) {
 				if policy != nil {
 					policy.onAnswer(&resp)
 				}
-				out = resp.AppendFields(out)
+				out = resp.AppendFields(out, true)
 				if policy != nil {
 					out = policy.appendLines(out, tx)
 				}

@@ -150,11 +150,11 @@ func (t *transaction) routeRequest(req *icap.Request) {
 		t.reply(405, rejectMethodNotAllowed, 0)
 	default:
 		t.route, t.service, t.pool = r, table.serviceOf(t.s.entrance, req.Path, r), l.poolFor(r.pool)
-		if req.Method == icap.MethodOptions && t.answerOptions(req.Path) {
-			return
-		}
 		if r.headers != nil {
 			r.headers.onRequest(t, req)
+		}
+		if req.Method == icap.MethodOptions && t.answerOptions(req.Path) {
+			return
 		}
 		if v != nil {
 			req.Add(viaName, v.value)

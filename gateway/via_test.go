@@ -130,12 +130,12 @@ func (r *relay) run() {
 
 // A gateway whose server is itself finds that out by its checks, for exact paths and for a prefix, and never uses it.
 func TestOwnServerIsDown(t *testing.T) {
-	for _, path := range []string{"/r", "*"} {
-		t.Run(path, func(t *testing.T) {
+	for _, service := range []string{"path: /r, options: forward", "path: /r, options: merge", "options: merge", "options: forward"} {
+		t.Run(service, func(t *testing.T) {
 			r := startRelay(t)
 			var log bytes.Buffer
 			g := newLoggedGateway(t, fmt.Sprintf("[%q]", r.ln.Addr()), "    health: {interval: 100ms, fall: 1}\n",
-				fmt.Sprintf("gateway_id: gw-1\nservices: [{path: %q}]", path), slog.New(slog.NewTextHandler(&syncWriter{w: &log}, nil)))
+				"gateway_id: gw-1\nservices: [{"+service+"}]", slog.New(slog.NewTextHandler(&syncWriter{w: &log}, nil)))
 			if err := g.Start(); err != nil {
 				t.Fatal(err)
 			}
