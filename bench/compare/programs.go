@@ -56,6 +56,7 @@ pools:
 log: {level: warn, format: text}
 access_log: {output: "{{.AccessLog}}"}
 admin: {address: "{{.Admin}}"}
+state_dir: state
 `),
 		args:    []string{"run", "--config", "CONFIG"},
 		check:   []string{"check", "--config", "CONFIG"},

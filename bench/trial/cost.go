@@ -146,7 +146,7 @@ func (o *costOptions) compare(ctx context.Context, r *rig, servers []*server, ca
 	var drivers []driver
 	for _, c := range cases {
 		drivers = append(drivers, driver{c.name, func(ctx context.Context) (drive, error) {
-			return o.measure(ctx, r, gatewayConfig{Servers: servers, Pool: c.pool, Further: fmt.Sprintf("state_dir: %q\n%s", r.dir, c.more)}, door == "icaps")
+			return o.measure(ctx, r, gatewayConfig{Servers: servers, Pool: c.pool, Further: c.more}, door == "icaps")
 		}})
 	}
 	r.section("REQMOD 1 KiB over %s, 204, %d servers, %d connections: the gateway's CPU", door, costServers, o.connections)

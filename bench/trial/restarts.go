@@ -147,7 +147,7 @@ func (s *restarting) setUp(ctx context.Context) error {
 		list = append(list, fmt.Sprintf("{address: %q, max_connections: %d}", address, 2*restartThreads))
 	}
 	return s.startGateway(ctx, gatewayConfig{
-		Addresses: list, AccessLog: s.log, Pool: fmt.Sprintf("    retry: {spill: %s}\n", s.o.spill), Further: fmt.Sprintf("state_dir: %q\n", s.dir),
+		Addresses: list, AccessLog: s.log, Pool: fmt.Sprintf("    retry: {spill: %s}\n", s.o.spill), StateDir: s.dir,
 	})
 }
 

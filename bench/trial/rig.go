@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -108,6 +109,7 @@ type gatewayConfig struct {
 	PEM       string   // "": the rig's
 	Loops     int      // event loops, 0: one for each CPU
 	AccessLog string   // file; "": off
+	StateDir  string   // "": the rig's folder
 }
 
 // writeConfig writes the gateway's configuration, which a reload would read.
@@ -135,7 +137,8 @@ pools:
 %slog: {level: info, format: text}
 access_log: {output: %q}
 admin: {address: %q}
-%s`, pem, more, more, poolName, strings.Join(addresses, ", "), c.Pool, log, "unix:"+r.socket, c.Further)
+state_dir: %q
+%s`, pem, more, more, poolName, strings.Join(addresses, ", "), c.Pool, log, "unix:"+r.socket, cmp.Or(c.StateDir, r.dir), c.Further)
 	path = filepath.Join(r.dir, "icapgate.yaml")
 	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
 		return "", err

@@ -42,6 +42,7 @@ pools:
   - {name: dlp, servers: [%s]}
 access_log: {output: off}
 admin: {address: "unix:%s"}
+state_dir: state
 %s`, servers, filepath.Join(dir, "admin.sock"), more))
 	if out := run(t, nil, path, "check", "--config", config); !strings.HasSuffix(out, "Configuration successful\n") {
 		t.Fatalf("check says\n%s", out)

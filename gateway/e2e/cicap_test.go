@@ -106,7 +106,7 @@ func TestClientOfCICAP(t *testing.T) {
 		t.Run(via.name, func(t *testing.T) {
 			c := &cicapClient{t, path, openDir(t), via}
 			printed, _ := c.send("")
-			for _, want := range []string{"ICAP/1.0 200 OK", "Methods: RESPMOD, REQMOD", "Preview: 1024"} {
+			for _, want := range []string{"ICAP/1.0 200 OK", "Methods: REQMOD, RESPMOD", `ISTag: "GW-`, "Preview: 1024"} {
 				if !strings.Contains(printed, want) {
 					t.Errorf("no %q in the answer to OPTIONS:\n%s", want, printed)
 				}
@@ -202,7 +202,7 @@ func TestKeepAliveLimit(t *testing.T) {
 			for range test.servers {
 				addresses = append(addresses, startTapped(t, "", "").address)
 			}
-			g := startGateway(t, addresses, "")
+			g := startGateway(t, addresses, "", "services: [{path: /echo, options: forward}]")
 			c := g.dial(test.listener, "/echo")
 			for i := range test.number {
 				r := test.request(i)
