@@ -279,32 +279,32 @@ func TestEndedPreview204OfALargeBody(t *testing.T) {
 
 // A used connection that ends after the gateway's 100 has most likely been closed while it was idle, as without a preview: that says nothing of the server.
 func TestEndedPreviewOnAnEndedConnection(t *testing.T) {
-	v := startVirtual(t, nil, "    preview: \"off\"\n    ejection: {consecutive: 1, max_share: 1}\n", "")
-	overBoth(t, func(t *testing.T, listener int) {
-		p := v.play(listener, simple(v04, forwarded(v04))...)
-		v.settle()
-		v.say(p.c, preview(4)+"4¶abcd¶0¶¶")
-		s := v.f.next(t)
+	for _, used := range []bool{true, false} {
+		v, fakes := startEjecting(t, 2, "    preview: \"off\"\n    retry: {attempts: 0}\n    queue: {max: 0}\n    ejection: {consecutive: 1}\n")
+		other := v.servers0()[1]
+		other.SetWeight(0)
+		c := v.connect(1)
+		if used {
+			v.say(c, v04)
+			s := fakes[0].next(t)
+			s.gets(v04)
+			s.send(text(page))
+			c.expect(text(page))
+			s.release()
+			v.settle()
+		}
+		v.say(c, preview(4)+"4¶abcd¶0¶¶")
+		s := fakes[0].next(t)
 		s.gets(RL + reqBody)
 		s.expect(text("4¶abcd¶"))
-		p.c.expect(text(goOn))
+		c.expect(text(goOn))
+		other.SetWeight(1) // so that this one can be spared
 		s.Close()
-		fresh := v.f.next(t)
-		fresh.gets(RL + reqBody)
-		fresh.expect(text("4¶abcd¶"))
-		if s.served == 0 || fresh.served != 0 {
-			t.Fatal("not on a used connection, and then a new one")
+		c.refusal(502, false)
+		if got := v.ejected(); used != (len(got) == 0) || used != (s.served > 0) {
+			t.Errorf("used %v: ejected %v", used, got)
 		}
-		v.say(p.c, "0¶¶")
-		fresh.expect(text("0¶¶"))
-		fresh.send(text(page))
-		p.c.expect(text(page))
-		fresh.release()
-		p.c.Close()
-		if n := v.metric(`ejections_total{pool="dlp",server="` + v.f.address + `",reason="consecutive"}`); n != 0 || v.servers0()[0].Health.Ejected() {
-			t.Errorf("%v ejections", n)
-		}
-	})
+	}
 }
 
 // An answer that comes early, while the rest of the body does: the client reads it while it writes, and both connections go on.
