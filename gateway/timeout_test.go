@@ -812,6 +812,9 @@ func TestInterimAnswersKept(t *testing.T) {
 			p := newPlayer(t, g, f, listener)
 			p.play(sends(v05), arrives(forwarded(v05)), answers(strings.Repeat(interim, 100)+page), gets(page))
 			p.again(true)
+			asking := RL + progressInterval + ": 10¶" + reqNull
+			relayed := strings.Replace(interim, "ICAP/1.0 101 Switching Protocols¶Upgrade: x¶¶", "", 1)
+			p.play(sends(asking), arrives(forwarded(asking)), answers(interim+page), gets(relayed+page))
 			p.play(sends(v05), arrives(forwarded(v05)))
 			s := p.s
 			go io.WriteString(s, text(strings.Repeat(interim, maxInterims+1)))

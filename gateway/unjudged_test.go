@@ -132,13 +132,14 @@ func TestUnjudgedClientGone(t *testing.T) {
 // The access log has the bytes of a message that was given back.
 func TestEchoIsLogged(t *testing.T) {
 	v := startVirtual(t, nil, "    panic_threshold: 0\n", allowing)
+	v.play(1, sends(v05), arrives(forwarded(v05)), answers(noContent), gets(echo)) // of a server that has judged it
 	v.downForGood()
 	c := v.connect(1)
 	c.send(text(v05))
 	c.passed(t, 200, "no_server", "req-hdr=0, req-body=28")
 	c.expect(text(P + chunks))
 	v.Close()
-	if b, err := os.ReadFile(v.log); err != nil || !strings.Contains(string(b), `"bytes_in":5,"bytes_out":5,`) {
+	if b, err := os.ReadFile(v.log); err != nil || strings.Count(string(b), `"bytes_in":5,"bytes_out":5,`) != 2 {
 		t.Errorf("%s (%v): not 5 bytes in and out", b, err)
 	}
 }
