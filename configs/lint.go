@@ -131,7 +131,7 @@ func covers(a, b *Service) bool {
 		ofB = methods
 	}
 	for _, m := range ofB {
-		if len(a.Methods) > 0 && !slices.Contains(a.Methods, m) {
+		if len(a.Methods) > 0 && m != "OPTIONS" && !slices.Contains(a.Methods, m) {
 			return false
 		}
 	}

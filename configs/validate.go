@@ -363,6 +363,9 @@ func (v *validator) service(key string, s *Service) {
 	for i, m := range s.Methods {
 		v.oneOf(fmt.Sprintf("%s.methods[%d]", key, i), "method", m, methods)
 	}
+	if len(s.Methods) > 0 && !slices.ContainsFunc(s.Methods, func(m string) bool { return m != "OPTIONS" }) {
+		v.add(key+".methods", "OPTIONS alone leads nothing here: an OPTIONS is for the methods of its path, needed: REQMOD or RESPMOD")
+	}
 	v.oneOf(key+".on_unavailable", "policy", s.OnUnavailable, verdicts)
 	v.oneOf(key+".on_error", "policy", s.OnError, verdicts)
 	v.oneOf(key+".on_timeout", "policy", s.OnTimeout, verdicts)

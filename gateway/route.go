@@ -30,14 +30,15 @@ type route struct {
 	allows   [rejectCount]bool // passes what would be rejected for this reason
 	decision int64             // ns in which a verdict has to be there, 0: no limit
 
-	maxBody        uint64     // bytes of a body that go to a server, 0: no limit
-	maxDuration    int64      // ns from a request's heads to the end of its answer, 0: no limit
-	services       []*service // that it is part of, one most often
-	forwards       bool       // options: forward
-	istag          string     // "": the gateway's own; passTag; else fixed
-	istagLine      []byte     // of a fixed one
-	grace          int64      // ns for which OPTIONS is answered while no server is usable
-	maxConnections int        // that each client is told; 0: as many as there may be of all
+	maxBody        uint64   // bytes of a body that go to a server, 0: no limit
+	maxDuration    int64    // ns from a request's heads to the end of its answer, 0: no limit
+	services       int      // how many it is part of, one most often
+	service        *service // one of them
+	forwards       bool     // options: forward
+	istag          string   // "": the gateway's own; passTag; else fixed
+	istagLine      []byte   // of a fixed one
+	grace          int64    // ns for which OPTIONS is answered while no server is usable
+	maxConnections int      // that each client is told; 0: as many as there may be of all
 }
 
 // entrance is where a session has come in.
@@ -51,14 +52,7 @@ type entrance struct {
 func (t *table) match(in entrance, path []byte, m icap.Method) (r *route, status int) {
 	status = 404
 	for _, r := range t.routes {
-		if r.listener != "" && r.listener != in.listener || !r.knows(in.serverName) {
-			continue
-		}
-		if r.prefix {
-			if len(path) < len(r.path) || string(path[:len(r.path)]) != r.path {
-				continue
-			}
-		} else if string(path) != r.path {
+		if !r.isAt(in) || !r.hasPath(path) {
 			continue
 		}
 		if m == icap.MethodOptions || r.methods[m] {
@@ -67,6 +61,19 @@ func (t *table) match(in entrance, path []byte, m icap.Method) (r *route, status
 		status = 405
 	}
 	return nil, status
+}
+
+// hasPath says whether the route is for requests with a path.
+func (r *route) hasPath(path []byte) bool {
+	if r.prefix {
+		return len(path) >= len(r.path) && string(path[:len(r.path)]) == r.path
+	}
+	return string(path) == r.path
+}
+
+// isAt says whether the route is for clients that come in there.
+func (r *route) isAt(in entrance) bool {
+	return (r.listener == "" || r.listener == in.listener) && r.knows(in.serverName)
 }
 
 // knows says whether the route is for clients that ask for a name.

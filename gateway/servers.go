@@ -98,8 +98,7 @@ func (m *servers) build(cfg *configs.Config, old *table) (*table, error) {
 		t.pools = append(t.pools, p)
 	}
 	t.routes = newRoutes(cfg, t.pools)
-	t.setServices(m.faceOf)
-	return t, nil
+	return t, t.setServices(m.faceOf)
 }
 
 // onHealth is called whenever the health of s has changed. A usable one is given what waits, slowly if it may be cold. That is one that

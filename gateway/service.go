@@ -3,7 +3,7 @@ package gateway
 import (
 	"cmp"
 	"fmt"
-	"maps"
+	"iter"
 	"slices"
 	"strings"
 
@@ -15,41 +15,54 @@ import (
 // stands for all of them, and all answers have one ISTag.
 type service struct {
 	name   string
-	routes [icap.NumMethods]*route // by method; nil: not to be had
-	lead   *route                  // the first of them, whose settings hold
-	face   *face                   // what clients see of it; lives on in later tables
+	routes routesOf
+	lead   *route // the first of them, whose settings hold
+	face   *face  // what clients see of it; lives on in later tables
 }
 
-// unknown stands for a listener, a name or a path that no route names.
-const unknown = "\x00"
+// routesOf are the routes of a path by method; nil: not to be had.
+type routesOf [icap.NumMethods]*route
+
+// routesOf finds the routes of a path.
+func (t *table) routesOf(in entrance, path []byte) (routes routesOf) {
+	for _, m := range [...]icap.Method{icap.MethodReqmod, icap.MethodRespmod} {
+		routes[m], _ = t.match(in, path, m)
+	}
+	return routes
+}
+
+// maxServices bounds the services of a table. There are as many as services in the configuration, most often; routes of single methods that overlap
+// in many ways make more.
+const maxServices = 4 * 4096
 
 // setServices makes the services of the table's routes: each combination of routes that the methods of some path are routed to. faceOf gives the face of a
 // service that this key stands for, in every table.
-func (t *table) setServices(faceOf func(key string) *face) {
-	t.services = nil
-	made := make(map[[icap.NumMethods]*route]bool)
-	for _, at := range t.origins() {
-		var s service
-		for _, m := range []icap.Method{icap.MethodReqmod, icap.MethodRespmod} {
-			r, _ := t.match(at.entrance, at.path, m)
-			s.routes[m] = r
+func (t *table) setServices(faceOf func(key string) *face) error {
+	t.services, t.byRoutes = nil, make(map[routesOf]*service)
+	for at := range t.origins() {
+		routes := t.routesOf(at.entrance, at.path)
+		if routes == (routesOf{}) || t.byRoutes[routes] != nil {
+			continue
+		}
+		if len(t.services) == maxServices {
+			return fmt.Errorf("the services overlap in more than %d ways: name both methods in those of a path", maxServices)
+		}
+		s := &service{routes: routes}
+		for _, r := range routes {
 			if r != nil && (s.lead == nil || r.index < s.lead.index) {
 				s.lead = r
 			}
 		}
-		if s.lead == nil || made[s.routes] {
-			continue
-		}
-		made[s.routes] = true
 		s.name, s.face = cmp.Or(s.path(), s.lead.name), faceOf(s.key())
-		t.services = append(t.services, &s)
-		for m, r := range s.routes {
-			if r != nil && !slices.Contains(s.routes[:m], r) {
-				r.services = append(r.services, &s)
-			}
+		t.services, t.byRoutes[routes] = append(t.services, s), s
+		all, _ := s.distinct()
+		for _, r := range all {
+			r.services++
+			r.service = s
 		}
 		s.askOthers()
 	}
+	return nil
 }
 
 // askOthers has the checks of its pools ask for its paths, also where they don't judge by them.
@@ -79,64 +92,84 @@ type origin struct {
 	path     []byte
 }
 
-// origins are enough of them to meet every combination of routes.
-func (t *table) origins() (all []origin) {
-	listeners, names := map[string]bool{unknown: true}, map[string]bool{"": true, unknown: true}
-	for _, r := range t.routes {
-		listeners[cmp.Or(r.listener, unknown)] = true
-		for _, name := range r.serverNames {
-			names[aName(name)] = true
+// unknown stands for a listener, or begins a name or ends a path, that no route names.
+const unknown = "\x00"
+
+// origins are enough of them to meet every combination of routes. Where routes overlap, what they have in common is what one of them says of the
+// listener, one of the path, and one of a name; an origin that is no more special than that is taken by an earlier route only if all of it is.
+func (t *table) origins() iter.Seq[origin] {
+	return func(yield func(origin) bool) {
+		var own [][]origin // by route
+		for _, r := range t.routes {
+			own = append(own, r.origins())
 		}
-	}
-	for _, r := range t.routes {
-		ins, asked := slices.Sorted(maps.Keys(listeners)), slices.Sorted(maps.Keys(names))
-		if r.listener != "" {
-			ins = []string{r.listener}
-		}
-		if len(r.serverNames) > 0 {
-			asked = nil
-			for _, name := range r.serverNames {
-				asked = append(asked, aName(name))
+		for i, r := range t.routes {
+			for _, o := range own[i] {
+				if !yield(o) {
+					return
+				}
+			}
+			if r.methods[icap.MethodReqmod] && r.methods[icap.MethodRespmod] {
+				continue // it leaves nothing to others of what they have in common
+			}
+			for j, later := range t.routes[i+1:] {
+				for _, o := range common(r, later, own[i], own[i+1+j]) {
+					if !yield(o) {
+						return
+					}
+				}
 			}
 		}
-		paths := []string{r.path}
-		if r.prefix {
-			paths = append(paths, r.path+unknown)
+	}
+}
+
+// origins are those that r matches and no other route that does not match all that r does, one for each of its names.
+func (r *route) origins() (all []origin) {
+	in, path := entrance{listener: cmp.Or(r.listener, unknown), serverName: unknown}, []byte(r.path)
+	if r.prefix {
+		path = append(path, unknown...)
+	}
+	if len(r.serverNames) == 0 {
+		return []origin{{in, path}}
+	}
+	for _, name := range r.serverNames {
+		if in.serverName = name; name[0] == '*' {
+			in.serverName = unknown + name[1:]
 		}
-		for _, in := range ins {
-			for _, name := range asked {
-				for _, path := range paths {
-					all = append(all, origin{entrance{in, name}, []byte(path)})
-				}
+		all = append(all, origin{in, path})
+	}
+	return all
+}
+
+// common are the origins of what two routes have in common.
+func common(a, b *route, ofA, ofB []origin) (all []origin) {
+	path := ofA[0].path
+	if !b.hasPath(path) {
+		if path = ofB[0].path; !a.hasPath(path) {
+			return nil
+		}
+	}
+	listener := ofA[0].entrance.listener
+	if a.listener == "" {
+		listener = ofB[0].entrance.listener
+	}
+	for _, list := range [][]origin{ofA, ofB} {
+		for _, o := range list {
+			in := entrance{listener, o.entrance.serverName}
+			if a.isAt(in) && b.isAt(in) {
+				all = append(all, origin{in, path})
 			}
 		}
 	}
 	return all
 }
 
-// aName is a name that clients may ask for under one of the configuration.
-func aName(configured string) string {
-	if configured[0] == '*' {
-		return unknown + configured[1:]
-	}
-	return configured
-}
-
 // serviceOf is the service that a path belongs to which a request has come with, and been routed to r by.
 func (t *table) serviceOf(in entrance, path []byte, r *route) *service {
-	if len(r.services) == 1 {
-		return r.services[0]
+	if r.services == 1 {
+		return r.service
 	}
-	var routes [icap.NumMethods]*route
-	for _, m := range []icap.Method{icap.MethodReqmod, icap.MethodRespmod} {
-		routes[m], _ = t.match(in, path, m)
-	}
-	for _, s := range r.services {
-		if s.routes == routes {
-			return s
-		}
-	}
-	return r.services[0]
+	return t.byRoutes[t.routesOf(in, path)]
 }
 
 // path is the one that the service is known by, "": it is all that is under a prefix.

@@ -15,6 +15,7 @@ import (
 type table struct {
 	routes   []*route
 	services []*service
+	byRoutes map[routesOf]*service
 	pools    []*poolTable
 	idHeader string // ICAP header for the transaction's id, "": none
 	via      *via   // nil: the gateway has no id
@@ -94,14 +95,14 @@ func (t *table) withServers(i int, list []member) *table {
 		if c.pool == t.pools[i] {
 			c.pool = &p
 		}
-		c.services = nil
+		c.services, c.service = 0, nil
 		out.routes = append(out.routes, &c)
 	}
 	faces := make(map[string]*face)
 	for _, s := range t.services {
 		faces[s.face.key] = s.face
 	}
-	out.setServices(func(key string) *face { return faces[key] })
+	_ = out.setServices(func(key string) *face { return faces[key] }) // they are as many as before
 	return out
 }
 

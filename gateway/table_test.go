@@ -30,12 +30,15 @@ func newTestTable(t *testing.T, text string) *table {
 	}
 	out.routes = newRoutes(cfg, out.pools)
 	faces := make(map[string]*face)
-	out.setServices(func(key string) *face {
+	err = out.setServices(func(key string) *face {
 		if faces[key] == nil {
 			faces[key] = newFace(key, keptFace{}, 0)
 		}
 		return faces[key]
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return out
 }
 
