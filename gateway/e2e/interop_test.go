@@ -43,6 +43,36 @@ func count(tp *tap.Tap, method string) (n int) {
 	return n
 }
 
+// tags are the ISTags that a tap has seen in answers for a path.
+func tags(path string, taps ...*tap.Tap) (tags []string) {
+	for _, tp := range taps {
+		for _, x := range tp.Record().Exchanges {
+			if x.Path == path && x.Status != 0 && !slices.Contains(tags, x.ISTag) {
+				tags = append(tags, x.ISTag)
+			}
+		}
+	}
+	return tags
+}
+
+// checkOneService wants that clients saw one service: one ISTag whatever answers, where the servers have one each, and OPTIONS from the gateway.
+func checkOneService(t *testing.T, clients []*tap.Tap, servers []*tapped) {
+	t.Helper()
+	if got := tags("/echo", clients...); len(got) != 1 {
+		t.Errorf("clients saw the tags %q, want one", got)
+	}
+	if got := tags("/echo", servers[0].tap, servers[1].tap); len(got) != 2 {
+		t.Errorf("the servers have the tags %q, want two", got)
+	}
+	for _, tp := range clients {
+		for _, x := range tp.Record().Exchanges {
+			if x.Method == "OPTIONS" && (x.Status != 200 || !x.Dated) {
+				t.Errorf("OPTIONS: status %d, with a Date: %t", x.Status, x.Dated)
+			}
+		}
+	}
+}
+
 // TestOneServiceOfClient sends files of many sizes with c-icap-client to a service of two servers that differ, plain and over TLS.
 func TestOneServiceOfClient(t *testing.T) {
 	checkLeaks(t)
@@ -56,16 +86,20 @@ func TestOneServiceOfClient(t *testing.T) {
 		contents[size] = randomBytes(size)
 		writeFile(t, filepath.Join(files, fmt.Sprint(size)), string(contents[size]))
 	}
-	options := [][]string{nil, {"-nopreview"}, {"-no204"}, {"-nopreview", "-no204"}}
+	options := [][]string{nil, {"-nopreview"}, {"-no204"}}
 	reqmod, respmod := []string{"-req", "http://origin.example/"}, []string{"-resp", "http://origin.example/"}
+	var clients []*tap.Tap
 	sent := 0
 	for listener, args := range map[int][]string{icap: nil, icaps: {"-tls"}} {
 		tp, uri := g.tap(listener)
+		clients = append(clients, tp)
 		_, address, _ := strings.Cut(uri, "://")
 		c := &cicapClient{t, path, openDir(t), transport{name: uri, address: address, args: args, env: []string{"SSL_CERT_FILE=" + g.certs}}}
 		printed, _ := c.send("")
-		if !strings.Contains(printed, "ICAP/1.0 200 OK") {
-			t.Errorf("OPTIONS:\n%s", printed)
+		for _, want := range []string{"ICAP/1.0 200 OK", "Methods: REQMOD, RESPMOD", "Preview: 512", "Options-TTL: 600", "Transfer-Preview: *", "Allow: 204"} {
+			if !strings.Contains(printed, want) {
+				t.Errorf("no %q in the answer to OPTIONS:\n%s", want, printed)
+			}
 		}
 		before := sent
 		for _, method := range [][]string{reqmod, respmod} {
@@ -83,6 +117,10 @@ func TestOneServiceOfClient(t *testing.T) {
 	if n := count(servers[0].tap, "REQMOD") + count(servers[0].tap, "RESPMOD") + count(servers[1].tap, "REQMOD") + count(servers[1].tap, "RESPMOD"); n != sent {
 		t.Errorf("%d requests at the servers, the client sent %d", n, sent)
 	}
+	if asked, options := count(clients[0], "OPTIONS")+count(clients[1], "OPTIONS"), count(servers[0].tap, "OPTIONS")+count(servers[1].tap, "OPTIONS"); options > asked/4 {
+		t.Errorf("%d OPTIONS at the servers, the client sent %d: they are the gateway's to answer", options, asked)
+	}
+	checkOneService(t, clients, servers)
 	g.noRejects()
 }
 
@@ -151,9 +189,41 @@ func TestOneServiceOfSquid(t *testing.T) {
 				t.Errorf("%d responses came without their last chunk, more than by Squid's own fault", n)
 			}
 			s.checkLogs()
+			checkOneService(t, []*tap.Tap{tp}, servers)
 		})
 	}
 	g.noRejects()
+}
+
+// TestOwnAnswers asks for what the gateway answers by itself: these, too, have a tag and a date, and are canonical.
+func TestOwnAnswers(t *testing.T) {
+	checkLeaks(t)
+	g := startGatewayUnchecked(t, []string{fmt.Sprintf("%q", freeAddress(t))}, "health: {interval: 1s, fall: 1}", oneService)
+	eventually(t, "the server is down", func() bool { return g.server(0).Health == "down" })
+	tp, uri := g.tap(icaps)
+	for _, v := range []struct {
+		message string
+		status  int
+	}{
+		{"REQMOD icap://gw/nothing ICAP/1.0\r\nHost: gw\r\nEncapsulated: null-body=0\r\n\r\n", 404},
+		{"REQMOD icap://gw/echo ICAP/1.0\r\nHost: gw\r\nEncapsulated: null-body=0\r\n\r\n", 503},
+		{"EVIL icap://gw/echo ICAP/1.0\r\nHost: gw\r\nEncapsulated: null-body=0\r\n\r\n", 501},
+		{"REQMOD icap://gw/echo ICAP/1.0\r\nHost: gw\r\n\r\n", 400},
+		{"REQMOD icap://gw/echo ICAP/2.0\r\nHost: gw\r\n\r\n", 505},
+	} {
+		c := dialClient(t, uri+"/echo", g.roots)
+		if _, err := c.Write([]byte(v.message)); err != nil {
+			t.Fatal(err)
+		}
+		if a, err := c.read(); err != nil || a.status != v.status || a.fields.Get("Date") == "" {
+			t.Errorf("%q: %+v, %v, want status %d with a Date", v.message, a, err, v.status)
+		}
+		c.Close()
+	}
+	eventually(t, "the end of the connections", func() bool { return g.Sessions() == 0 })
+	if n := len(tp.Record().Exchanges); n != 5 {
+		t.Errorf("the tap has seen %d exchanges, want 5", n)
+	}
 }
 
 // restart ends a server while requests are under way, lets more come while it is gone, and starts another one in its place.

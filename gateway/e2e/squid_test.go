@@ -30,13 +30,19 @@ type squid struct {
 // startSquid runs Squid as an ICAP client of the service at uri.
 func startSquid(t testing.TB, uri, trust string) *squid {
 	t.Helper()
+	return startSquidOf(t, uri, uri, trust, "")
+}
+
+// startSquidOf runs Squid as an ICAP client of a service for requests and one for responses. more is further configuration.
+func startSquidOf(t testing.TB, request, response, trust, more string) *squid {
+	t.Helper()
 	path := need(t, "squid", "squid-openssl")
 	_, dir, address := startDaemon(t, path, func(dir, address string) []string {
 		tls := "tls-cafile=" + trust + " tls-default-ca=off"
-		if strings.HasPrefix(uri, "icap://") {
+		if strings.HasPrefix(request, "icap://") {
 			tls = "" // any such option turns TLS on
 		}
-		conf := strings.NewReplacer("DIR", dir, "ADDRESS", address, "URI", uri, "TLS", tls).Replace(`
+		conf := strings.NewReplacer("DIR", dir, "ADDRESS", address, "REQUEST", request, "RESPONSE", response, "TLS", tls, "MORE", more).Replace(`
 http_port ADDRESS
 http_access allow all
 cache deny all
@@ -55,10 +61,11 @@ client_request_buffer_max_size 64 MB
 
 icap_enable on
 icap_log stdio:DIR/icap.log icap_squid
-icap_service request reqmod_precache URI bypass=off TLS
-icap_service response respmod_precache URI bypass=off TLS
+icap_service request reqmod_precache REQUEST bypass=off TLS
+icap_service response respmod_precache RESPONSE bypass=off TLS
 adaptation_access request allow all
 adaptation_access response allow all
+MORE
 `)
 		// The name keeps the files that it shares in /dev/shm its own.
 		return []string{"-N", "-n", "e2e" + strconv.Itoa(os.Getpid()), "-f", writeFile(t, filepath.Join(dir, "squid.conf"), conf)}
