@@ -19,7 +19,7 @@ type need struct {
 var anything = need{path: -1}
 
 // selection says which of a pool's servers get new requests, apart from limits: those that are usable in the tiers up to tier, with ejected also those
-// whose ejection is all that speaks against them or, in panic, all that no operator has taken out.
+// whose ejection is all that speaks against them or, in panic, all that no operator has taken out and that are not plainly gone.
 type selection struct {
 	tier     uint8
 	ejected  bool
@@ -123,7 +123,7 @@ func (p *poolTable) takes(i int, n need, sel selection) bool {
 // allows says whether the server's health is good enough, and whether it does what is needed.
 func (sel selection) allows(s *pool.Server, n need) bool {
 	h := s.Health
-	good := h.Usable(n.path) || sel.ejected && h.UsableButEjected(n.path) && !h.Doubted() || sel.panic && h.Admitted(n.path)
+	good := h.Usable(n.path) || sel.ejected && h.UsableButEjected(n.path) && !h.Doubted() || sel.panic && h.Admitted(n.path) && !h.Gone()
 	return good && (sel.unspoken || !h.Lacks(n.path, n.method))
 }
 

@@ -107,6 +107,48 @@ func TestUnjudgedAfterBlackHoles(t *testing.T) {
 	}
 }
 
+// The panic that comes with on_unavailable: allow is for checks that fail, not for servers that are not there: nobody waits for those.
+func TestUnjudgedWithoutServers(t *testing.T) {
+	down := func(t *testing.T, addresses ...string) *virtual {
+		v := startVirtualFor(t, addresses, "", allowing)
+		for _, s := range v.table.Load().pools[0].servers {
+			s.Health.SetState(health.Down)
+			s.Health.Doubt()
+		}
+		return v
+	}
+	t.Run("black holes", func(t *testing.T) {
+		v := down(t, blackHole(t), blackHole(t))
+		overBoth(t, func(t *testing.T, listener int) {
+			c := v.connect(listener)
+			v.say(c, v05)
+			c.passed(t, 200, "no_server", "req-hdr=0, req-body=28")
+			c.expect(text(P + chunks))
+		})
+		if n := v.checks.Load(); n == 0 {
+			t.Error("no check is made at once: who knows when they are back?")
+		}
+		// Something was heard of one: it gets a chance.
+		v.table.Load().pools[0].servers[0].Health.Heard(v.time.Load())
+		c := v.connect(1)
+		v.say(c, v05)
+		v.pass(2*time.Second + time.Duration(tick))
+		c.passed(t, 200, "no_server", "req-hdr=0, req-body=28")
+		c.expect(text(P + chunks))
+		v.logged("200 allowed_no_server", "200 allowed_no_server", "200 allowed_no_server connect")
+	})
+	t.Run("checks that fail", func(t *testing.T) {
+		f := startFake(t)
+		v := down(t, f.address)
+		c := v.connect(1)
+		v.say(c, v05)
+		s := f.next(t)
+		s.gets(v05)
+		s.send(text(page))
+		c.expect(text(page))
+	})
+}
+
 // A client that has gone gets nothing, so nothing passes: the verdict is missing, and the log says so.
 func TestUnjudgedClientGone(t *testing.T) {
 	v := startVirtual(t, nil, "    retry: {attempts: 0}\n", allowing)

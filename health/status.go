@@ -142,6 +142,9 @@ func (s *Status) Unreachable() bool {
 	return v != nil && v.unreachable
 }
 
+// Gone says whether it can't be the checks that fail: the latest one could not even connect, and nobody else has heard anything of the server since.
+func (s *Status) Gone() bool { return s.State() == Down && s.Doubted() && s.Unreachable() }
+
 // LastDuration returns how long the latest check took.
 func (s *Status) LastDuration() time.Duration {
 	if v := s.latest.Load(); v != nil {
