@@ -30,6 +30,8 @@ type accessLine struct {
 	Attempts int    `json:"attempts"`
 	Failure  string `json:"failure"`
 	End      string `json:"end"`
+	In       int64  `json:"bytes_in"`
+	Out      int64  `json:"bytes_out"`
 }
 
 // readAccessLog reads those lines of an access log that are to be kept, by the id in the path.

@@ -41,6 +41,7 @@ var trials = []*trial{
 	generators,
 	rates,
 	streams,
+	unavailable,
 }
 
 // Exit codes.
@@ -92,7 +93,7 @@ func run(args []string, out, progress io.Writer) int {
 func printTrials(w io.Writer) {
 	fmt.Fprintf(w, "Usage: go run ./bench/trial NAME [flags]\n\nTrials:\n")
 	for _, t := range trials {
-		fmt.Fprintf(w, "  %-10s %s\n", t.name, t.about)
+		fmt.Fprintf(w, "  %-11s %s\n", t.name, t.about)
 	}
 	fmt.Fprintf(w, "\n'go run ./bench/trial NAME --help' says what one does, with its flags and examples.\n")
 }

@@ -29,7 +29,7 @@ const (
 	busy     wishKind = "busy"     // 503
 	late     wishKind = "late"     // after number ms
 	early    wishKind = "early"    // before the body
-	asked    wishKind = "continue" // the rest is asked for after a preview
+	asked    wishKind = "continue" // the rest is asked for after a preview, and the answer comes number ms later
 	closing  wishKind = "close"    // Connection: close
 	cut      wishKind = "cut"      // after number bytes of the answer
 	noAnswer wishKind = "noanswer" // the connection is reset in place of it
@@ -68,6 +68,7 @@ func obey(server string) func(*dlpstub.Request, *dlpstub.Treatment) {
 			t.EarlyAnswer = true
 		case asked:
 			t.Continue = true
+			t.Latency += time.Duration(w.number) * time.Millisecond
 		case closing:
 			t.Close = true
 		case cut:
