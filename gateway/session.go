@@ -490,7 +490,7 @@ func (s *session) gone(r closeReason) {
 	s.finishClose(r)
 	if t.active {
 		s.loop.orphans[s] = struct{}{}
-		t.end = r.String()
+		t.setEnd(r.String())
 		s.loop.runLater(&t.srv.conn) // it may have waited for the client to take its answer
 	}
 }

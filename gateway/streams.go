@@ -120,7 +120,7 @@ func (t *transaction) limit(why rejectReason) {
 		}
 	case t.echoing: // it has passed already, and no server has anything of it
 	case t.answered && t.route.allows[why] && why != rejectLong && !t.s.closed: // the server has decided, and goes on: it need not see all for that
-		t.end = allowedNames[why]
+		t.end, t.passed = allowedNames[why], true
 		l.stats.allowed[why][allowedBegun].Add(1)
 		t.warnAllowed(why)
 	case t.answered:

@@ -66,6 +66,7 @@ type transaction struct {
 	asked        bool         // the client's preview was not in yet when the server sent its 100
 	payloadOut   uint64
 	end          string // why it ended, for the access log
+	passed       bool   // that is the word for a request that passes unjudged
 
 	noted noted
 
@@ -89,7 +90,7 @@ func (t *transaction) begin(req *icap.Request, head int, blocks []byte) {
 	t.requestDone, t.continued, t.discard, t.asked, s.splicing = false, false, false, false, false
 	t.answered, t.echoing, t.responseDone, t.dropBody, t.status, t.server = false, false, false, false, 0, nil
 	t.payloadIn, t.payloadOut, t.dropped, t.previewEnd = 0, 0, 0, 0
-	t.end = endDone
+	t.end, t.passed = endDone, false
 	t.previewed, t.endsPreview = req.Preview >= 0, false
 	t.bounds.maxBody, t.bounds.until = 0, 0
 	t.asksProgress = req.Get(progressInterval) != nil
@@ -595,6 +596,6 @@ func (t *transaction) cancel(r closeReason, end string) {
 		t.srv.shut(r)
 	}
 	t.dropHeld()
-	t.end = end
+	t.setEnd(end)
 	t.s.loop.logAccess(t)
 }

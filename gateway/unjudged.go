@@ -49,7 +49,7 @@ func (t *transaction) mayAllow(why rejectReason) bool {
 // pass lets the request pass unjudged. It is a security event: counted, logged, and marked in the answer.
 func (t *transaction) pass(why rejectReason) {
 	l := t.s.loop
-	t.end = allowedNames[why]
+	t.end, t.passed = allowedNames[why], true
 	l.mark = append(append(append(l.mark[:0], allowedMark...), why.String()...), "\r\n"...)
 	t.warnAllowed(why)
 	if t.takes204() {
@@ -59,6 +59,13 @@ func (t *transaction) pass(why rejectReason) {
 	}
 	l.stats.allowed[why][allowedByEcho].Add(1)
 	t.echo()
+}
+
+// setEnd says how the request has ended, if it has not passed: that it has is what the access log says of it, whatever becomes of its rest.
+func (t *transaction) setEnd(end string) {
+	if !t.passed {
+		t.end = end
+	}
 }
 
 func (t *transaction) warnAllowed(why rejectReason) {

@@ -171,6 +171,27 @@ func TestUnjudgedClientGone(t *testing.T) {
 	v.logged("502 server_failed no_answer", "502 server_failed no_answer")
 }
 
+// That a request has passed is what the access log says of it, however the connection ends.
+func TestUnjudgedAndCut(t *testing.T) {
+	overBoth(t, func(t *testing.T, listener int) {
+		v := startVirtual(t, nil, "    panic_threshold: 0\n", allowing)
+		v.downForGood()
+		c := v.connect(listener)
+		v.say(c, RL+"Allow: 204¶"+reqBody+"5¶hello¶")
+		c.passed(t, 204, "no_server", "null-body=0")
+		v.pass(30*time.Second + time.Duration(tick)) // so long is the rest of it read and dropped
+		c.closed()
+		c = v.connect(listener)
+		v.say(c, RL+reqBody+"5¶hello¶")
+		c.passed(t, 200, "no_server", "req-hdr=0, req-body=28")
+		c.expect(text(P + "5¶hello¶"))
+		c.reset()
+		eventually(t, "the client gone", func() bool { return v.Sessions() == 0 })
+		v.charged("client rest_too_long", "client reset")
+		v.logged("204 allowed_no_server", "200 allowed_no_server")
+	})
+}
+
 // The access log has the bytes of a message that was given back.
 func TestEchoIsLogged(t *testing.T) {
 	v := startVirtual(t, nil, "    panic_threshold: 0\n", allowing)
