@@ -43,8 +43,8 @@ type exchanger struct {
 func startSteady(t testing.TB, server dlpstub.Config) *testGateway {
 	t.Helper()
 	_, addr := startStub(t, server)
-	log := fmt.Sprintf("access_log: {output: %q}", filepath.Join(t.TempDir(), "access.log"))
-	return startGateway(t, []string{addr}, quiet, log).ready()
+	rest := fmt.Sprintf("services: [{path: /r, options: merge, istag: \"\"}]\naccess_log: {output: %q}", filepath.Join(t.TempDir(), "access.log"))
+	return startGateway(t, []string{addr}, quiet, rest).ready()
 }
 
 // newExchanger connects and warms up what its exchanges need.
@@ -213,16 +213,26 @@ func TestLimitsAllocateNothing(t *testing.T) {
 	}
 }
 
-// The rules of a header policy allocate nothing, and neither does the id of the gateway.
+// The rules of a header policy allocate nothing, and neither do the id of the gateway, an ISTag that is written into every answer, and OPTIONS that are merged.
 func TestHeadersAllocateNothing(t *testing.T) {
 	for i, scheme := range []string{"icaps", "icap"} {
-		t.Run(scheme, func(t *testing.T) {
-			_, addr := startStub(t, dlpstub.Config{})
-			g := startGateway(t, []string{addr}, quiet, withHeaders(busyPolicy)+"\ngateway_id: gw-1").ready()
-			x := newExchanger(t, g, claimed, i)
-			const requests = 1000
-			requireNoAllocations(t, requests, func() { x.run(t, requests) })
-		})
+		for _, e := range []struct {
+			name    string
+			server  dlpstub.Config
+			request string
+		}{
+			{"REQMOD", dlpstub.Config{}, claimed},
+			{"RESPMOD echoed", dlpstub.Config{Mode: dlpstub.Echo}, PL + "X-Client-IP: 198.51.100.7¶X-Debug-A: 1¶" + resBody + "400¶" + strings.Repeat("x", 1024) + "¶0¶¶"},
+			{"OPTIONS", dlpstub.Config{}, OL + "X-Client-IP: 198.51.100.7¶¶"},
+		} {
+			t.Run(scheme+"/"+e.name, func(t *testing.T) {
+				_, addr := startStub(t, e.server)
+				g := startGateway(t, []string{addr}, quiet, "services: [{path: /r, options: merge, istag: \"\", headers: "+busyPolicy+"}]\ngateway_id: gw-1").ready()
+				x := newExchanger(t, g, e.request, i)
+				const requests = 1000
+				requireNoAllocations(t, requests, func() { x.run(t, requests) })
+			})
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 
 	"icapgate/gateway/options"
@@ -283,7 +284,7 @@ func (t *transaction) appendMaxConnections(dst []byte) []byte {
 			n = min(n, most)
 		}
 	}
-	return fmt.Appendf(dst, "Max-Connections: %d\r\n", n)
+	return append(strconv.AppendInt(append(dst, "Max-Connections: "...), int64(n), 10), "\r\n"...)
 }
 
 // normalise makes the answer of a single server to OPTIONS, which has to do until the checks have asked them all, one of the gateway's own.
