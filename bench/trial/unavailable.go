@@ -39,7 +39,7 @@ on_timeout, decision_timeout: 1s), and one that is as it is by default (/closed)
     back             the servers are there again: their verdicts count
 
 Claimed: every answer is what has to come; what was given back has the heads that were sent, and a body with the SHA-256 of what was sent (nobody collects it); the peak of the gateway's memory
-is less than 32 MB above that of the idle gateway in all of it; 503, 204 and what is given back come at once (half of them within 5 ms), with black holes too when a check has seen them, and
+is less than 16 MB above that of the idle gateway in all of it; 503, 204 and what is given back come at once (half of them within 5 ms), with black holes too when a check has seen them, and
 before the end of a long body; the connections stay usable. And the access log and allowed_total agree with what the clients saw, request by request.
 
     go run ./bench/trial unavailable
@@ -62,7 +62,7 @@ type unavailableOptions struct {
 }
 
 const (
-	echoMemory    = 32e6 // bytes above those of the idle gateway
+	echoMemory    = 16e6 // bytes above those of the idle gateway
 	soon          = 5 * time.Millisecond
 	rejectedSize  = 16e6 // bytes of a long body for /closed: the gateway drops 64 MiB before it closes the connection
 	withinReplay  = 32 << 10
