@@ -28,7 +28,7 @@ comparison at the client and SHA-256 at the server. Latencies are told, not judg
 
     go run ./bench/trial slow
     go run ./bench/trial slow --full                       all of the 1 GB at 1 MB/s: 17 minutes
-    go run ./bench/trial slow --duration 10s --size 100MB
+    go run ./bench/trial slow --duration 10s --size 100000000
 `,
 	limit: 30 * time.Minute,
 	flags: func(f *flag.FlagSet) func(context.Context, *rig) error {
