@@ -83,9 +83,8 @@ pools:
   - {name: dlp, servers: [%s]%s}
 access_log: {output: off}
 admin: {address: "off"}
-state_dir: %q
 %s
-`, pem, strings.Join(servers, ", "), pool, filepath.Join(openDir(t), "state"), strings.Join(more, "\n"))
+`, pem, strings.Join(servers, ", "), pool, strings.Join(more, "\n"))
 	cfg, err := configs.Parse("e2e.yaml", []byte(text))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
