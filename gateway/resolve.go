@@ -187,7 +187,11 @@ func (m *servers) before(p *poolTable, addr netip.AddrPort) *pool.Server {
 }
 
 func limitsOf(cfg *configs.Pool, maxConnections, share int) pool.Limits {
-	return pool.Limits{MaxConnections: maxConnections, ConnectionShare: share, Reserve: cfg.Reserve, LongShare: cfg.LongStreams.Share}
+	l := pool.Limits{MaxConnections: maxConnections, ConnectionShare: share, Reserve: cfg.Reserve, LongShare: cfg.LongStreams.Share}
+	if cfg.LongStreams.After == 0 {
+		l.LongShare = pool.NoLongShare // those that are long from before a reload stay
+	}
+	return l
 }
 
 // follow has the pools follow what is heard of their names.

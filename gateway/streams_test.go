@@ -763,6 +763,33 @@ func TestLongStreamsOfSmallerCap(t *testing.T) {
 	}
 }
 
+// A reload that takes long_streams out throws nobody out, whatever the share was: neither who is long already, nor who comes to be.
+func TestLongStreamsAreTakenOut(t *testing.T) {
+	v := startStreams(t, 4, "reject", endless)
+	v.pass(7*time.Second + time.Duration(tick))
+	v.long(2)
+	next := *v.config.Load()
+	next.Pools = append(next.Pools[:0:0], next.Pools...)
+	next.Pools[0].LongStreams = configs.LongStreams{Share: 0.25}
+	v.load = func() (*configs.Config, error) { return &next, nil }
+	if err := v.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	v.servers0()[0].SetExpedite(func() {})
+	v.quiet(30 * time.Second)
+	v.long(4)
+	for i, c := range v.clients {
+		v.say(c, "0¶¶")
+		s := v.servers[i]
+		s.expect(text("0¶¶"))
+		s.send(text(page))
+		c.expect(text(page))
+		s.release()
+	}
+	v.settle()
+	v.long(0)
+}
+
 // Without a cap there is nothing to have a share of, and without long_streams nothing is counted.
 func TestLongStreamsWithoutBound(t *testing.T) {
 	for _, after := range []time.Duration{0, 10 * time.Second} {

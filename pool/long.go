@@ -35,13 +35,13 @@ type longStreams struct {
 // LongStreams is the number of requests that are long, without those that have been told to give their connection back.
 func (s *Server) LongStreams() int { return int(s.slots.long.n.Load()) }
 
-// MaxLong is how many connections long streams may hold: a share of the cap, one at least. 0: no limit, as there is no cap.
+// MaxLong is how many connections long streams may hold: a share of the cap, one at least. 0: no limit, as there is no cap or no share.
 func (s *Server) MaxLong() int {
-	limit := s.Cap()
-	if limit == 0 {
+	limit, share := s.Cap(), s.limits.Load().LongShare
+	if limit == 0 || share == NoLongShare {
 		return 0
 	}
-	return max(1, int(s.limits.Load().LongShare*float64(limit)+1e-9))
+	return max(1, int(share*float64(limit)+1e-9))
 }
 
 // AddLong notes that w has become long. If that makes too many, the oldest yields.

@@ -16,7 +16,7 @@ func TestMaxLong(t *testing.T) {
 		share float64
 		want  int
 	}{
-		{0, 0.5, 0}, {4, 0.5, 2}, {5, 0.5, 2}, {1, 0.5, 1}, {2, 0.1, 1}, {10, 0, 1}, {10, 1, 10}, {100, 0.29, 29},
+		{0, 0.5, 0}, {4, 0.5, 2}, {5, 0.5, 2}, {1, 0.5, 1}, {2, 0.1, 1}, {10, 0, 1}, {10, 1, 10}, {100, 0.29, 29}, {4, NoLongShare, 0},
 	} {
 		s := newTestServer(Limits{MaxConnections: tt.cap, ConnectionShare: 1, LongShare: tt.share})
 		if got := s.MaxLong(); got != tt.want {

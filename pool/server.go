@@ -45,8 +45,11 @@ type Limits struct {
 	MaxConnections  int     // 0: as learnt from the server, none learnt: unlimited
 	ConnectionShare int     // gateways that share the server's cap, >= 1, or ShareUnknown
 	Reserve         int     // connections left free for checks
-	LongShare       float64 // of the cap, for long streams
+	LongShare       float64 // of the cap, for long streams; NoLongShare: they have no bound
 }
+
+// NoLongShare is the LongShare of servers on which long streams have no bound.
+const NoLongShare = -1
 
 // ShareUnknown is a ConnectionShare that leaves one connection: any number of gateways could be there.
 const ShareUnknown = math.MaxInt32
