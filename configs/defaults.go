@@ -76,11 +76,11 @@ func DefaultService() Service {
 }
 
 // DefaultHeaders returns a policy that changes nothing. Guarded are the fields by which clients tell user and address: those of the draft that most
-// use, of Squid, and of Symantec.
+// use, of Squid, and of Symantec; and the one that marks a gateway's probe, of which servers may write no incident.
 func DefaultHeaders() Headers {
 	return Headers{Guarded: []string{
 		"X-Client-IP", "X-Client-Port", "X-Server-IP", "X-Subscriber-ID", "X-Authenticated-User", "X-Authenticated-Groups", "X-Client-Username",
-		"X-SYMC-Authenticated-User", "X-SYMC-User-Email-Address",
+		"X-SYMC-Authenticated-User", "X-SYMC-User-Email-Address", "X-Icapgate-Probe",
 	}}
 }
 

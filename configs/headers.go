@@ -3,6 +3,7 @@ package configs
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -62,21 +63,25 @@ const ViaHeader = "X-ICAP-Via"
 var ownFields = []string{
 	"host", "encapsulated", "preview", "allow", "istag", "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "content-length", "upgrade",
 	"date", "retry-after", "methods", "service", "service-id", "max-connections", "options-ttl", "opt-body-type", "transfer-preview", "transfer-ignore", "transfer-complete",
-	strings.ToLower(ViaHeader),
+	"x-include", strings.ToLower(ViaHeader),
 }
 
-// ownPrefix is, in lower case, how the names of all fields begin that only the gateway gives.
-const ownPrefix = "x-icapgate-"
+// MarkPrefix is how the names of all fields begin by which gateways mark what is their own. A rule can take them from requests, and do nothing else to them:
+// a client's probe is none.
+const MarkPrefix = "X-Icapgate-"
 
-func isOwnField(name string) bool {
-	name = strings.ToLower(name)
-	return slices.Contains(ownFields, name) || strings.HasPrefix(name, ownPrefix)
+func isMark(name string) bool {
+	return len(name) >= len(MarkPrefix) && strings.EqualFold(name[:len(MarkPrefix)], MarkPrefix)
 }
+
+func isOwnField(name string) bool { return slices.Contains(ownFields, strings.ToLower(name)) }
 
 // headers checks the header policy of a service.
 func (v *validator) headers(key string, h *Headers) {
 	v.some(key+".trusted", len(h.Trusted), maxTrusted)
-	v.fieldPatterns(key+".guarded", h.Guarded)
+	v.fieldPatterns(key+".guarded", h.Guarded, true)
+	v.fieldPatterns(key+".request.remove", h.Request.Remove, true)
+	v.fieldPatterns(key+".response.remove", h.Response.Remove, false)
 	v.headerRules(key+".request", &h.Request)
 	v.headerRules(key+".response", &h.Response)
 	if id := v.c.AccessLog.IDHeader; id != "" {
@@ -93,8 +98,8 @@ func (v *validator) headers(key string, h *Headers) {
 	}
 }
 
+// headerRules checks what is set and added.
 func (v *validator) headerRules(key string, r *HeaderRules) {
-	v.fieldPatterns(key+".remove", r.Remove)
 	for _, list := range []struct {
 		key   string
 		pairs Pairs
@@ -103,10 +108,10 @@ func (v *validator) headerRules(key string, r *HeaderRules) {
 		for i, p := range list.pairs[:n] {
 			at := list.key + "." + p.Name
 			switch {
-			case !fieldName.MatchString(p.Name):
+			case !ruleName.MatchString(p.Name):
 				v.add(list.key, "%s is no header name, allowed: up to 64 letters, digits and -", quote(p.Name))
 				continue
-			case isOwnField(p.Name):
+			case isOwnField(p.Name) || isMark(p.Name):
 				v.add(at, "%s", ownFieldFault)
 			case slices.ContainsFunc(list.pairs[:i], func(o Pair) bool { return strings.EqualFold(o.Name, p.Name) }):
 				v.add(at, "is here twice: upper and lower case are the same in a header name")
@@ -115,6 +120,9 @@ func (v *validator) headerRules(key string, r *HeaderRules) {
 		}
 	}
 }
+
+// ruleName are the names of header fields without the *, which stands for more.
+var ruleName = regexp.MustCompile("^[-!#$%&'+.^_`|~A-Za-z0-9]{1,64}$")
 
 const ownFieldFault = "is a header that the protocol needs or that the gateway writes itself, allowed: other names"
 
@@ -133,18 +141,18 @@ func (v *validator) headerValue(key, value string) {
 	}
 }
 
-// fieldPatterns checks names of header fields, of which some end in *: all that begin so.
-func (v *validator) fieldPatterns(key string, patterns []string) {
+// fieldPatterns checks names of header fields that are taken away, of which some end in *: all that begin so. marks: they may be among them.
+func (v *validator) fieldPatterns(key string, patterns []string, marks bool) {
 	for i := range v.some(key, len(patterns), maxFields) {
 		at, name := fmt.Sprintf("%s[%d]", key, i), patterns[i]
 		start, prefix := strings.CutSuffix(name, "*")
 		switch {
 		case prefix && !idHeader.MatchString(start+"x"):
 			v.add(at, "%s is no beginning of names, allowed: X-, more of the name, and a * at its end, such as X-Debug-*", quote(name))
-		case prefix:
-		case !fieldName.MatchString(name):
+		case prefix && !(isOwnField(start) || isMark(start) && !marks):
+		case !prefix && !ruleName.MatchString(name):
 			v.add(at, "%s is no header name, allowed: up to 64 letters, digits and -, or the beginning of names such as X-Debug-*", quote(name))
-		case isOwnField(name):
+		case prefix || isOwnField(name) || isMark(name) && !marks:
 			v.add(at, "%s %s", quote(name), ownFieldFault)
 		}
 	}

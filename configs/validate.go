@@ -409,6 +409,9 @@ var serverFault = regexp.MustCompile("^5[0-9][0-9]$")
 // fieldName are the names of header fields (RFC 9110 5.6.2).
 var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~A-Za-z0-9]{1,64}$")
 
+// gatewayID are the ids of gateways. None has a character that ends a word in a list.
+var gatewayID = regexp.MustCompile("^[-._A-Za-z0-9]{1,64}$")
+
 // contentType are media types with their parameters (RFC 9110 8.3.1), roughly.
 var contentType = regexp.MustCompile(`^[-!#$%&'*+.^_|~A-Za-z0-9]{1,64}/[-!#$%&'*+.^_|~A-Za-z0-9]{1,64}( *; *[-A-Za-z0-9]{1,64}="?[-+.:_A-Za-z0-9]{1,64}"?){0,4}$`)
 
@@ -428,7 +431,7 @@ func (v *validator) rest() {
 		v.size("limits.max_memory", c.Limits.MaxMemory, minMemory, maxMemory)
 	}
 	v.size("limits.max_spill", c.Limits.MaxSpill, 0, maxSpill)
-	if c.GatewayID != "" && !fieldName.MatchString(c.GatewayID) {
+	if c.GatewayID != "" && !gatewayID.MatchString(c.GatewayID) {
 		v.add("gateway_id", "%s can't stand in a header, allowed: up to 64 letters, digits, - . and _", quote(c.GatewayID))
 	}
 	v.duration("drain_timeout", c.DrainTimeout, 0, maxTimeout)
@@ -437,8 +440,8 @@ func (v *validator) rest() {
 	if out := c.AccessLog.Output; out != "off" && out != "stdout" && !strings.Contains(out, "/") {
 		v.add("access_log.output", "%s is unknown, allowed: off, stdout, or a file with a / in its name", quote(out))
 	}
-	if name := c.AccessLog.IDHeader; name != "" && !idHeader.MatchString(name) {
-		v.add("access_log.id_header", "%s can't carry the id, allowed: a header name that starts with X-", quote(name))
+	if name := c.AccessLog.IDHeader; name != "" && (!idHeader.MatchString(name) || isOwnField(name) || isMark(name)) {
+		v.add("access_log.id_header", "%s can't carry the id, allowed: a header name that starts with X-, but %s, X-Include and %s...", quote(name), ViaHeader, MarkPrefix)
 	}
 	switch path, unix := strings.CutPrefix(c.Admin.Address, "unix:"); {
 	case c.Admin.Address == "off":

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"os"
 	"slices"
 	"strconv"
@@ -65,18 +66,24 @@ func newNames(patterns []string) (n names) {
 	return n
 }
 
-// dropFrom takes the fields out of a head.
+// dropFrom takes the fields out of a head. Those that begin with one of but stay, whatever a name with a * says.
 func (n *names) dropFrom(head interface {
 	Drop(name string)
-	DropPrefix(prefix string)
-}) {
+	DropPrefix(prefix string, but ...string)
+}, but []string) {
 	for _, name := range n.whole {
 		head.Drop(name)
 	}
 	for _, prefix := range n.prefixes {
-		head.DropPrefix(prefix)
+		head.DropPrefix(prefix, but...)
 	}
 }
+
+// What no name with a * takes away: from requests what other gateways know theirs by, from answers what marks them, and what a client learns of its service.
+var (
+	keptInRequests = []string{configs.ViaHeader}
+	keptInAnswers  = []string{configs.MarkPrefix, "X-Include"}
+)
 
 const clientIPField = "X-Client-IP"
 
@@ -158,9 +165,10 @@ func (r *headerRule) fixed() (text []byte, ok bool) {
 	return nil, false
 }
 
-// appendValue appends the value for a transaction. Nothing that a client can choose ends the line: of the variables, only server_name is a
+// appendValue appends the value for a transaction, unless it has nothing but blanks. Nothing that a client can choose ends the line: of the variables, only server_name is a
 // client's word, and hostName has looked at that.
 func (r *headerRule) appendValue(dst []byte, t *transaction) []byte {
+	start := len(dst)
 	for i := range r.value {
 		switch part := &r.value[i]; {
 		case part.text != nil:
@@ -177,6 +185,9 @@ func (r *headerRule) appendValue(dst []byte, t *transaction) []byte {
 			dst = append(dst, t.s.entrance.serverName...)
 		}
 	}
+	if len(bytes.TrimLeft(dst[start:], " ")) == 0 {
+		return dst[:start]
+	}
 	return dst
 }
 
@@ -189,9 +200,9 @@ func (s *session) appendClientIP(dst []byte) []byte {
 func (p *headerPolicy) onRequest(t *transaction, req *icap.Request) {
 	l := t.s.loop
 	if p.trusted != nil && !p.trusted.has(t.s.client.Addr()) {
-		p.guarded.dropFrom(req)
+		p.guarded.dropFrom(req, keptInRequests)
 	}
-	p.drop.dropFrom(req)
+	p.drop.dropFrom(req, keptInRequests)
 	b := l.values[:0] // values that it has got keep their old array when it grows
 	if p.clientIP && len(req.Get(clientIPField)) == 0 {
 		req.Drop(clientIPField) // one that says nothing
@@ -216,7 +227,7 @@ func (p *headerPolicy) onRequest(t *transaction, req *icap.Request) {
 var clientIPName = []byte(clientIPField)
 
 // onAnswer takes the fields of a server's answer away that the client is not to get.
-func (p *headerPolicy) onAnswer(r *icap.Response) { p.dropAnswer.dropFrom(r) }
+func (p *headerPolicy) onAnswer(r *icap.Response) { p.dropAnswer.dropFrom(r, keptInAnswers) }
 
 // appendLines appends the lines that every answer gets, those of the gateway itself included.
 func (p *headerPolicy) appendLines(dst []byte, t *transaction) []byte {

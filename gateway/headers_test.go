@@ -46,6 +46,8 @@ func TestRequestHeaders(t *testing.T) {
 		{"variables", `{request: {set: {X-A: "<${listener}> ${service} $$${hostname}$${x}"}}}`, "", "X-A: <icap> * $HOSTNAME${x}¶"},
 		{"a value that comes out empty", `{request: {set: {X-A: "${server_name}", X-B: "${server_name}."}, add: {X-C: "${server_name}${server_name}"}}}`, "x-a: 1¶X-C: 2¶", "X-C: 2¶X-B: .¶"},
 		{"Preview and Allow stay where they are", `{client_ip: true}`, "Allow: 204, trailers¶Preview: 0¶X-A: 1¶", "Allow: 204¶X-A: 1¶X-Client-IP: 127.0.0.1¶Preview: 0¶"},
+		{"blanks alone are no value", `{request: {set: {X-A: " ${server_name} ${server_name}"}, add: {X-B: "${server_name} a"}}}`, "X-A: 1¶", "X-B:  a¶"},
+		{"the mark of a probe", `{request: {remove: ["X-I*"]}}`, "x-icapgate-probe: dlp¶X-Include: 1¶", ""},
 		{"credentials pass", `{request: {remove: ["X-*"]}}`, "Proxy-Authorization: Basic eA==¶X-A: 1¶", "Proxy-Authorization: Basic eA==¶"},
 	} {
 		t.Run(v.name, func(t *testing.T) {
@@ -61,7 +63,7 @@ func TestRequestHeaders(t *testing.T) {
 
 // What clients get in servers' answers, and with every answer of the gateway itself that belongs to a service. A 100 stays bare.
 func TestResponseHeaders(t *testing.T) {
-	const policy = `{response: {remove: [x-engine, "X-Debug-*"], set: {Server: icapgate, X-From: "${server_name}${listener} ${client_ip}"}, add: {X-Seen: "1", X-None: "${server_name}"}}}`
+	const policy = `{response: {remove: [x-engine, "X-Debug-*", "X-I*"], set: {Server: icapgate, X-From: "${server_name}${listener} ${client_ip}"}, add: {X-Seen: "1", X-None: "${server_name}"}}}`
 	const added = "Server: icapgate¶X-Seen: 1¶X-From: icap 127.0.0.1¶"
 	f := startFake(t)
 	g := startGateway(t, []string{f.address}, quiet+"    panic_threshold: 0\n    retry: {attempts: 0}\n",
@@ -72,7 +74,11 @@ func TestResponseHeaders(t *testing.T) {
 		answers("ICAP/1.0 200 OK¶ISTag: \"s\"¶server: x¶Server: y¶X-Seen: 0¶X-Engine: 7¶x-debug-a:¶ folded¶X-Violations-Found: 1¶\tone¶Encapsulated: res-hdr=0, null-body=19¶¶"+S),
 		gets("ICAP/1.0 200 OK¶ISTag: \"s\"¶X-Seen: 0¶X-Violations-Found: 1¶\tone¶"+added+"Encapsulated: res-hdr=0, null-body=19¶¶"+S))
 	p.play(sends(OL+"¶"), arrives(forwarded(OL)+"¶"),
-		answers("ICAP/1.0 200 OK¶ISTag: \"s\"¶Methods: REQMOD¶Server: x¶¶"), gets("ICAP/1.0 200 OK¶ISTag: \"s\"¶Methods: REQMOD¶"+added+"¶"))
+		answers("ICAP/1.0 200 OK¶ISTag: \"s\"¶Methods: REQMOD¶X-Include: X-A¶X-Infection: 1¶Server: x¶¶"), gets("ICAP/1.0 200 OK¶ISTag: \"s\"¶Methods: REQMOD¶X-Include: X-A¶"+added+"¶"))
+
+	p.play(sends(v04), arrives(forwarded(v04)),
+		answers("ICAP/1.0 200 OK¶ISTag: \"s\"¶X-Icapgate-Allowed: full¶X-Debug-A: 1¶Encapsulated: res-hdr=0, null-body=19¶¶"+S), // of a gateway behind this one
+		gets("ICAP/1.0 200 OK¶ISTag: \"s\"¶X-Icapgate-Allowed: full¶"+added+"Encapsulated: res-hdr=0, null-body=19¶¶"+S))
 
 	asks := preview(4) + "4¶abcd¶0¶¶"
 	p.play(sends(asks), arrives(forwarded(preview(4))+"4¶abcd¶0¶¶"), answers(goOn), gets(goOn), sends("0¶¶"), arrives("0¶¶"),

@@ -51,12 +51,12 @@ func TestVia(t *testing.T) {
 	}
 }
 
-// A rule that takes X-ICAP-Via away keeps no request from being known, and none from being marked.
+// No rule takes X-ICAP-Via away: neither ours, nor that of another gateway, which could not tell its own requests any more.
 func TestViaComesAfterRules(t *testing.T) {
 	f := startFake(t)
-	g := startGateway(t, []string{f.address}, quiet, withHeaders(`{request: {remove: ["X-I*"]}}`)+"\ngateway_id: gw-1").ready()
+	g := startGateway(t, []string{f.address}, quiet, withHeaders(`{trusted: [192.0.2.1], guarded: ["X-ICAP-*"], request: {remove: ["X-*"]}}`)+"\ngateway_id: gw-1").ready()
 	p := newPlayer(t, g, f, 1)
-	p.play(simple(RL+"X-ICAP-Via: ICAP/1.0 gw-2¶"+reqNull, forwarded(RL)+"X-ICAP-Via: ICAP/1.0 gw-1¶"+reqNull)...)
+	p.play(simple(RL+"X-A: 1¶x-icap-via: ICAP/1.0 gw-2¶"+reqNull, forwarded(RL)+"x-icap-via: ICAP/1.0 gw-2¶X-ICAP-Via: ICAP/1.0 gw-1¶"+reqNull)...)
 	p.c.send(text(RL + "X-ICAP-Via: ICAP/1.0 gw-1¶" + reqNull))
 	p.c.refusal(508, false)
 }

@@ -262,12 +262,26 @@ func dropNamed[T []byte | string](fields []Field, name T) {
 	}
 }
 
-func dropPrefixed(fields []Field, prefix string) {
+func dropPrefixed(fields []Field, prefix string, but []string) {
 	for i := range fields {
-		if f := &fields[i]; f.kind == otherField && len(f.Name) >= len(prefix) && equalFold(f.Name[:len(prefix)], prefix) {
+		if f := &fields[i]; f.kind == otherField && begins(f.Name, prefix) && !beginsAny(f.Name, but) {
 			f.kind = hopField
 		}
 	}
+}
+
+// begins says whether a name begins so, in any case.
+func begins(name []byte, prefix string) bool {
+	return len(name) >= len(prefix) && equalFold(name[:len(prefix)], prefix)
+}
+
+func beginsAny(name []byte, prefixes []string) bool {
+	for _, p := range prefixes {
+		if begins(name, p) {
+			return true
+		}
+	}
+	return false
 }
 
 // Allow is the set of values of an Allow field that this protocol knows.

@@ -244,8 +244,8 @@ func (r *Request) AppendFields(dst []byte) []byte {
 // Drop keeps AppendFields from passing on the fields with that name (any case). Those that have a meaning in this package stay.
 func (r *Request) Drop(name string) { dropNamed(r.Fields, name) }
 
-// DropPrefix is Drop for all names that begin so.
-func (r *Request) DropPrefix(prefix string) { dropPrefixed(r.Fields, prefix) }
+// DropPrefix is Drop for all names that begin so, but for those that begin with one of but.
+func (r *Request) DropPrefix(prefix string, but ...string) { dropPrefixed(r.Fields, prefix, but) }
 
 // Add has AppendFields pass on one more field. The name is a token without a meaning in this package and the value has no line end; the slices
 // have to stay as they are as long as the Request is used.

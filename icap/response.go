@@ -135,8 +135,8 @@ func appendAllow(dst []byte, f *Field) []byte {
 // Drop keeps AppendFields from passing on the fields with that name (any case). Those that have a meaning in this package stay.
 func (r *Response) Drop(name string) { dropNamed(r.Fields, name) }
 
-// DropPrefix is Drop for all names that begin so.
-func (r *Response) DropPrefix(prefix string) { dropPrefixed(r.Fields, prefix) }
+// DropPrefix is Drop for all names that begin so, but for those that begin with one of but.
+func (r *Response) DropPrefix(prefix string, but ...string) { dropPrefixed(r.Fields, prefix, but) }
 
 // Get returns the value of the first field with that name (any case) that goes on to the client, nil if there is none.
 func (r *Response) Get(name string) []byte { return get(r.Fields, name) }
