@@ -10,7 +10,6 @@ import (
 
 	"icapgate/gateway/admin"
 	"icapgate/gateway/discovery"
-	"icapgate/gateway/istag"
 	"icapgate/health"
 	"icapgate/icap"
 	"icapgate/pool"
@@ -87,11 +86,10 @@ func serviceStatus(s *service, now int64) admin.ServiceStatus {
 	f := s.face
 	st := admin.ServiceStatus{
 		Service: s.name, Listener: s.lead.listener, ServerNames: s.lead.serverNames, Up: s.isUp(now),
-		ISTag: istag.Unquote(strings.TrimSpace(strings.TrimPrefix(string(s.ownTag()), "ISTag:"))), ISTags: int(f.kinds.Load()), ISTagChanges: f.changes.Load(),
+		ISTag: tagOfLine(s.ownTag()), ISTags: int(f.kinds.Load()), ISTagChanges: f.changes.Load(),
 		Announced: make(map[string][]string),
 	}
-	routes, _ := s.distinct()
-	for _, r := range routes {
+	for _, r := range s.parts {
 		if !slices.Contains(st.Pools, r.pool.name) {
 			st.Pools = append(st.Pools, r.pool.name)
 		}

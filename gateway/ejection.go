@@ -268,7 +268,7 @@ func (m *servers) sweeping() {
 		case <-ticker.C:
 			m.sweep()
 		case <-m.news:
-			m.sweep()
+			m.lookAtFaces(m.clock())
 		}
 	}
 }
@@ -280,8 +280,8 @@ type stall struct {
 	checked bool
 }
 
-// sweep looks at ejections, at what clients see of the services, and at servers that have stalled: they take connections and requests, and answer none. Their checks will tell, the sooner the
-// better. A server that takes long for each request is checked once for it.
+// sweep looks at ejections, at what clients see of the services, and at servers that have stalled: they take connections and requests, and answer none.
+// Their checks will tell, the sooner the better. A server that takes long for each request is checked once for it.
 func (m *servers) sweep() {
 	now := m.clock()
 	stalls := make(map[*pool.Server]stall, len(m.stalls))
@@ -302,5 +302,7 @@ func (m *servers) sweep() {
 		}
 	}
 	m.stalls = stalls
-	m.lookAtFaces(now)
+	if now-m.looked >= lookInterval {
+		m.lookAtFaces(now)
+	}
 }

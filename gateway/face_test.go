@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"icapgate/configs"
+	"icapgate/gateway/istag"
 	"icapgate/health"
+	"icapgate/icap"
 )
 
 // faceWith are two servers that differ in what they say of /r, behind a gateway that has looked at them.
@@ -27,6 +29,18 @@ func faceWith(t *testing.T, services string) (v *virtual, a, b *fakeServer) {
 
 // look has the services take in what the servers have said.
 func (v *virtual) look() { v.servers.lookAtFaces(v.time.Load()) }
+
+// checkAgain has all servers checked, and returns when that with this number has said something of a path.
+func (v *virtual) checkAgain(number int, path string) {
+	v.t.Helper()
+	began, table := time.Now(), v.table.Load()
+	v.servers.recheck(table)
+	p := table.pools[0]
+	eventually(v.t, "a check", func() bool {
+		o := p.said(p.servers[number], path, p.place(path))
+		return o != nil && o.Seen.After(began)
+	})
+}
 
 // tagOf is the ISTag of an answer.
 func tagOf(t *testing.T, head string) string {
@@ -94,10 +108,11 @@ services: [{path: /r, options: merge}, {path: /told, max_connections: 5}]`).read
 func TestOptionsGrace(t *testing.T) {
 	for _, test := range []struct {
 		name, service string
-		grace         time.Duration // 0: for ever
+		grace         time.Duration
 	}{
 		{"default", "{path: /r}", time.Minute},
 		{"short", "{path: /r, options_grace: 5s}", 5 * time.Second},
+		{"none", "{path: /r, options_grace: 0s}", 0},
 		{"fail open", "{path: /r, on_unavailable: allow}", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -112,11 +127,14 @@ func TestOptionsGrace(t *testing.T) {
 				}
 				tagOf(t, h)
 			}
+			v.pass(100 * time.Millisecond) // between two looks
+			ask(200)
+			v.look()
 			for _, s := range v.table.Load().pools[0].servers {
 				s.Health.SetState(health.Down)
 			}
 			v.look()
-			if test.grace == 0 {
+			if test.name == "fail open" {
 				v.pass(24 * time.Hour)
 				v.look()
 				c = v.connect(1)
@@ -406,4 +424,108 @@ func TestTagIsConfigured(t *testing.T) {
 		t.Errorf("own tag %q", own)
 	}
 	expect(own, `"`+own+`"`)
+}
+
+// The tag of a path outlives a reload that gives it other routes, whatever the servers say of those.
+func TestTagSurvivesAReload(t *testing.T) {
+	v, _, _ := faceWith(t, "services: [{path: /r, methods: [REQMOD], options: merge}]")
+	tag := func() string {
+		table := v.table.Load()
+		r, _ := table.match(entrance{"icap", ""}, []byte("/r"), icap.MethodReqmod)
+		return tagOfLine(table.serviceOf(entrance{"icap", ""}, []byte("/r"), r).ownTag())
+	}
+	want := tag()
+	if want == istag.Unknown {
+		t.Error("there is no tag")
+	}
+	for _, services := range []string{
+		"[{path: /r}]",
+		"[{path: /r, methods: [RESPMOD], on_error: allow}, {path: /r, methods: [REQMOD], options: merge}]",
+		"[{path: \"/*\", server_names: [a.example]}, {path: /r, options_grace: 1s}]",
+		"[{path: /r, methods: [REQMOD]}, {path: \"*\"}]",
+	} {
+		v.reloads("services: " + services)
+		if got := tag(); got != want {
+			t.Errorf("%s right after the reload to %s, %s before", got, services, want)
+		}
+		v.look()
+		if got := tag(); got != want {
+			t.Errorf("%s after the reload to %s, %s before", got, services, want)
+		}
+	}
+}
+
+// Servers that say different tags for different paths do not differ.
+func TestDifferentPathsDoNotDiffer(t *testing.T) {
+	a, b := startFake(t), startFake(t)
+	for _, f := range []*fakeServer{a, b} {
+		f.says("/x/echo", `ICAP/1.0 200 OK¶ISTag: "echo"¶`)
+		f.says("/x/scan", `ICAP/1.0 200 OK¶ISTag: "scan"¶`)
+		f.says("/xyz", `ICAP/1.0 200 OK¶ISTag: "xyz"¶`)
+	}
+	v := startVirtualFor(t, []string{a.address, b.address}, "",
+		"services: [{path: /a, rewrite: /x/echo, options: merge}, {path: /b, rewrite: /x/scan}, {path: \"/c/*\", rewrite: /x}, {path: /d, rewrite: /xyz}, {path: \"*\", rewrite: \"/x/*\"}]")
+	v.look()
+	for _, s := range v.table.Load().services {
+		if n := s.face.kinds.Load(); n > 1 {
+			t.Errorf("%s: %d different tags", s.name, n)
+		}
+		if s.name == "/c/*" {
+			for _, source := range s.sources {
+				if !strings.HasSuffix(source.ID, "/x") {
+					t.Errorf("%s is taken for one of %s", source.ID, s.name)
+				}
+			}
+		}
+	}
+	b.says("/x/scan", `ICAP/1.0 200 OK¶ISTag: "other"¶`)
+	v.checkAgain(1, "/x/scan")
+	v.look()
+	for _, s := range v.table.Load().services {
+		if n, want := s.face.kinds.Load(), map[string]int64{"/b": 2, "*": 2}[s.name]; n != max(want, min(n, 1)) {
+			t.Errorf("%s: %d different tags", s.name, n)
+		}
+	}
+}
+
+// As long as a server has said nothing, clients ask again soon: it may do no previews.
+func TestOptionsOfSomeServers(t *testing.T) {
+	a, b := startFake(t), startFakeHeld(t)
+	a.says("/r", `ICAP/1.0 200 OK¶ISTag: "a1"¶Methods: REQMOD¶Preview: 4096¶Options-TTL: 3600¶`)
+	b.says("/r", `ICAP/1.0 200 OK¶ISTag: "b1"¶Methods: REQMOD¶Options-TTL: 3600¶`)
+	v := startVirtualFor(t, []string{a.address, b.address}, "", "services: [{path: /r, options: merge}]")
+	v.look()
+	c := v.connect(1)
+	c.send(text(OL + "¶"))
+	if h := c.status(200); !strings.Contains(h, "\r\nPreview: 4096\r\n") || !strings.Contains(h, "\r\nOptions-TTL: 60\r\n") {
+		t.Errorf("got %q", h)
+	}
+	close(b.checks)
+	v.checkAgain(1, "/r")
+	v.look()
+	c.send(text(OL + "¶"))
+	if h := c.status(200); strings.Contains(h, "\r\nPreview: ") || !strings.Contains(h, "\r\nOptions-TTL: 3600\r\n") {
+		t.Errorf("got %q", h)
+	}
+}
+
+// A state_dir that can't be written to for a while has the tags in the end.
+func TestTagsAreKeptInTheEnd(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // a file in its way
+		t.Fatal(err)
+	}
+	f := startFake(t)
+	f.says("/r", `ICAP/1.0 200 OK¶ISTag: "a1"¶`)
+	v := startVirtual(t, f, "", fmt.Sprintf("state_dir: %q\nservices: [{path: /r, options: merge}]", dir))
+	v.look()
+	eventually(t, "the fault", v.servers.unkept.Load)
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	v.look()
+	eventually(t, "the file", func() bool {
+		b, _ := os.ReadFile(filepath.Join(dir, keptName))
+		return strings.Contains(string(b), "a1")
+	})
 }

@@ -74,8 +74,9 @@ func (m *servers) keep() {
 			return
 		case file := <-m.keeping:
 			if err := writeKept(m.dir, file); err != nil {
+				m.unkept.Store(true)
 				if n, ok := m.gw.keptLog.next(); ok {
-					m.gw.log.Warn("cannot keep the ISTags: a restart may change them, and clients forget their verdicts then (state_dir says where)", "error", err, "times", n)
+					m.gw.log.Warn("cannot keep the ISTags: a restart may change them, and clients forget their verdicts then (state_dir says where); it is tried again", "error", err, "times", n)
 				}
 			}
 		}

@@ -43,8 +43,10 @@ type servers struct {
 	faces   map[string]*face    // of services, by key; guarded by mu
 	kept    map[string]keptFace // of the process before this one; static
 	dir     string              // state_dir, "": none
-	news    chan struct{}       // holds a token when sweep has something to look at
+	news    chan struct{}       // holds a token when the services have something to look at
+	looked  int64               // loop time of their latest look; owned by sweeping
 	keeping chan keptFile       // what is to be written; holds the newest
+	unkept  atomic.Bool         // that has failed, and is to be tried again
 }
 
 func (m *servers) init(g *Gateway) {
@@ -113,10 +115,7 @@ func (m *servers) onHealth(s *pool.Server) func(usable, cold bool) {
 		if usable {
 			m.gw.offer(s)
 		}
-		select {
-		case m.news <- struct{}{}: // what it says of itself may be new, too
-		default:
-		}
+		m.lookSoon() // what it says of itself may be new, too
 		if t := m.gw.table.Load(); t != nil {
 			for _, p := range t.pools {
 				if p.has(s) {
@@ -254,6 +253,7 @@ func (g *Gateway) swap(t *table) {
 		p.tellEjector()
 	}
 	g.table.Store(t)
+	g.servers.lookSoon()
 	for _, l := range g.loops {
 		l.post(func() {
 			l.currentTable()

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"iter"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 
+	"icapgate/gateway/istag"
 	"icapgate/gateway/options"
 	"icapgate/icap"
 )
@@ -18,7 +20,19 @@ type service struct {
 	name   string
 	routes routesOf
 	lead   *route // the first of them, whose settings hold
+	parts  []part // the routes, each once
 	face   *face  // what clients see of it; lives on in later tables
+
+	// Owned by look.
+	voices  []voice
+	sources []istag.Source // parallel to voices
+	others  int            // paths that the checks of its pools asked for besides, when these were made
+}
+
+// part is a route of a service, and the methods that go there.
+type part struct {
+	*route
+	methods [icap.NumMethods]bool
 }
 
 // routesOf are the routes of a path by method; nil: not to be had.
@@ -37,8 +51,8 @@ func (t *table) routesOf(in entrance, path []byte) (routes routesOf) {
 const maxServices = 4 * 4096
 
 // setServices makes the services of the table's routes: each combination of routes that the methods of some path are routed to. faceOf gives the face of a
-// service that this key stands for, in every table.
-func (t *table) setServices(faceOf func(key string) *face) error {
+// service, the same in every table.
+func (t *table) setServices(faceOf func(s *service) *face) error {
 	t.services, t.byRoutes = nil, make(map[routesOf]*service)
 	for at := range t.origins() {
 		routes := t.routesOf(at.entrance, at.path)
@@ -49,15 +63,11 @@ func (t *table) setServices(faceOf func(key string) *face) error {
 			return fmt.Errorf("the services overlap in more than %d ways: name both methods in those of a path", maxServices)
 		}
 		s := &service{routes: routes}
-		for _, r := range routes {
-			if r != nil && (s.lead == nil || r.index < s.lead.index) {
-				s.lead = r
-			}
-		}
-		s.name, s.face = cmp.Or(s.path(), s.lead.name), faceOf(s.key())
+		s.setParts()
+		s.name = cmp.Or(s.path(), s.lead.name)
+		s.face = faceOf(s)
 		t.services, t.byRoutes[routes] = append(t.services, s), s
-		all, _ := s.distinct()
-		for _, r := range all {
+		for _, r := range s.parts {
 			r.services++
 			r.service = s
 		}
@@ -68,10 +78,9 @@ func (t *table) setServices(faceOf func(key string) *face) error {
 
 // askOthers has the checks of its pools ask for its paths, also where they don't judge by them.
 func (s *service) askOthers() {
-	routes, _ := s.distinct()
 	for _, path := range s.paths() {
-		for _, r := range routes {
-			r.pool.addOther(r.serversPath(path))
+		for _, r := range s.parts {
+			r.pool.addOther(r.serversPath(path), math.MaxInt)
 		}
 	}
 }
@@ -197,9 +206,12 @@ func (s *service) asks(path []byte) bool {
 }
 
 // serversPaths are those at the servers of one of its routes that the checks ask for.
-func (s *service) serversPaths(r *route) (paths []string) {
+func (s *service) serversPaths(r part) (paths []string) {
 	if path := s.path(); path != "" {
 		return []string{r.serversPath(path)}
+	}
+	if r.rewriteAll {
+		return []string{r.rewrite}
 	}
 	prefix := r.serversPath(r.path)
 	for _, path := range slices.Concat(r.pool.paths, r.pool.others.get()) {
@@ -213,20 +225,22 @@ func (s *service) serversPaths(r *route) (paths []string) {
 // serversPath is what the servers know a path by.
 func (r *route) serversPath(path string) string { return string(r.appendTarget(nil, []byte(path))) }
 
-// distinct are its routes, each once, with the methods that go there.
-func (s *service) distinct() (routes []*route, methods [][icap.NumMethods]bool) {
+// setParts makes the parts of its routes, and finds the lead.
+func (s *service) setParts() {
 	for m, r := range s.routes {
 		if r == nil {
 			continue
 		}
-		i := slices.Index(routes, r)
-		if i < 0 {
-			i = len(routes)
-			routes, methods = append(routes, r), append(methods, [icap.NumMethods]bool{})
+		if s.lead == nil || r.index < s.lead.index {
+			s.lead = r
 		}
-		methods[i][m] = true
+		i := slices.IndexFunc(s.parts, func(p part) bool { return p.route == r })
+		if i < 0 {
+			i = len(s.parts)
+			s.parts = append(s.parts, part{route: r})
+		}
+		s.parts[i].methods[m] = true
 	}
-	return routes, methods
 }
 
 // relayedTag is the ISTag line of the answers of servers, nil: they keep their own.
@@ -256,7 +270,8 @@ const passTag = "pass"
 
 // isUp says whether clients may go on with their requests: a server of it is usable, or was within options_grace, or they pass without one.
 func (s *service) isUp(now int64) bool {
-	return s.lead.allows[rejectNoServer] || now-s.face.usableAt.Load() <= s.lead.grace
+	down := s.face.downSince.Load()
+	return down == 0 || s.lead.allows[rejectNoServer] || now-down <= s.lead.grace
 }
 
 // answerOptions answers an OPTIONS by what is known of the service's servers; false: one of them has to.

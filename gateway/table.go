@@ -102,7 +102,7 @@ func (t *table) withServers(i int, list []member) *table {
 	for _, s := range t.services {
 		faces[s.face.key] = s.face
 	}
-	_ = out.setServices(func(key string) *face { return faces[key] }) // they are as many as before
+	_ = out.setServices(func(s *service) *face { return faces[s.key()] }) // they are as many as before
 	return out
 }
 

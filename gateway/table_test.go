@@ -30,7 +30,8 @@ func newTestTable(t *testing.T, text string) *table {
 	}
 	out.routes = newRoutes(cfg, out.pools)
 	faces := make(map[string]*face)
-	err = out.setServices(func(key string) *face {
+	err = out.setServices(func(s *service) *face {
+		key := s.key()
 		if faces[key] == nil {
 			faces[key] = newFace(key, keptFace{}, 0)
 		}

@@ -28,7 +28,7 @@ type CheckConfig struct {
 	Fields    string   // further lines of the ICAP heads of checks and probes, each with its CRLF
 	Paths     []string // exact paths routed to the pool, or the one configured path; empty: none is known, ask for "/"
 
-	// Others are further paths that a good server is asked for, by whose answers it is not judged; nil: none. The list may grow at its end, up to MaxOthers.
+	// Others are further paths that a good server is asked for, by whose answers it is not judged; nil: none. The list may grow at its end.
 	Others func() []string
 
 	Methods [][icap.NumMethods]bool // by path: what is routed there, for which a server is judged by its Methods; nil: not known
@@ -124,7 +124,7 @@ func orDefault[T int | time.Duration](v, def T) T {
 	return v
 }
 
-// MaxOthers is how many paths CheckConfig.Others may have.
+// MaxOthers is how many paths CheckConfig.Others should have: each is a question more in every check.
 const MaxOthers = 32
 
 // judged lists the paths by whose answers the server is judged.

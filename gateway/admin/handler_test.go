@@ -59,6 +59,9 @@ func newFakeGateway() *fakeGateway {
 		UptimeSeconds: 3725,
 		Limits:        LimitsStatus{Connections: 12, MaxConnections: 12, Memory: 1 << 20, MaxMemory: 1 << 30, Overloaded: []string{"connections"}},
 		Listeners:     []ListenerStatus{{Name: "icaps", Address: ":11344", Sessions: 12}},
+		Services: []ServiceStatus{
+			{Service: "/scan", Pools: []string{"dlp"}, Up: true, ISTag: "GW-1", ISTags: 2, ISTagChanges: 3, Announced: map[string][]string{"/scan": {"Methods: REQMOD"}}},
+		},
 		Pools: []PoolStatus{
 			{Name: "dlp", Queue: 3, ConnectionShare: 3, Servers: []ServerStatus{
 				{Address: "192.0.2.1:1344", From: "dlp.test:1344", Authority: "dlp.test:1344", Health: "up", Admin: "ready", Weight: 2, Share: 0.5, InFlight: 4, Connections: 6, Idle: 2, Cap: 16,
@@ -167,14 +170,17 @@ func TestStatusJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]any{
-		"address": "192.0.2.1:1344", "from": "dlp.test:1344", "authority": "dlp.test:1344", "health": "up", "admin": "ready", "tier": 0.0, "weight": 2.0, "share": 0.5, "in_flight": 4.0, "connections": 6.0,
+		"address": "192.0.2.1:1344", "from": "dlp.test:1344", "authority": "dlp.test:1344", "health": "up", "admin": "ready", "tier": 0.0, "weight": 2.0, "share": 0.5, "in_flight": 4.0, "long_streams": 0.0, "connections": 6.0,
 		"idle": 2.0, "cap": 16.0, "requests": 1000.0, "request_share": 0.0, "since": "2026-01-02T03:04:05Z", "doubted": false, "ejected": true, "ejection_reason": "connect",
 		"ejected_until": "2026-01-02T03:05:05Z", "ejections": 3.0, "check_seconds": 0.002, "last_error": "", "istag_changes": 0.0,
 	}
 	if diff := cmp.Diff(want, tree.Pools[0].Servers[0]); diff != "" {
 		t.Errorf("names of a server's fields:\n%s", diff)
 	}
-	empty := get(t, &fakeGateway{status: Status{Pools: []PoolStatus{{Name: "p"}}, Names: []NameStatus{{Name: "n"}}}}, "/status").Body.String()
+	if none := get(t, &fakeGateway{}, "/status").Body.String(); strings.Contains(none, "null") {
+		t.Errorf("lists that are empty are null:\n%s", none)
+	}
+	empty := get(t, &fakeGateway{status: Status{Services: []ServiceStatus{{Service: "s"}}, Pools: []PoolStatus{{Name: "p"}}, Names: []NameStatus{{Name: "n"}}}}, "/status").Body.String()
 	if strings.Contains(empty, "null") {
 		t.Errorf("lists without elements are null:\n%s", empty)
 	}

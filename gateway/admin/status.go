@@ -42,7 +42,7 @@ type ServiceStatus struct {
 	Pools        []string            `json:"pools"`                  // that its methods are routed to
 	Up           bool                `json:"up"`                     // clients are not told that it is unavailable
 	ISTag        string              `json:"istag"`                  // of the gateway's own answers
-	ISTags       int                 `json:"istags"`                 // different ones that its servers have
+	ISTags       int                 `json:"istags"`                 // different ones that the servers of a pool have for one path, where they are the most
 	ISTagChanges uint64              `json:"istag_changes"`          // of the gateway's own
 	Announced    map[string][]string `json:"announced"`              // by path: what the gateway answers to OPTIONS; empty: it is the servers' to answer
 }
@@ -161,6 +161,17 @@ func (s Status) listed() Status {
 	if s.Listeners == nil {
 		s.Listeners = []ListenerStatus{}
 	}
+	services := make([]ServiceStatus, len(s.Services))
+	for i, v := range s.Services {
+		if v.Pools == nil {
+			v.Pools = []string{}
+		}
+		if v.Announced == nil {
+			v.Announced = map[string][]string{}
+		}
+		services[i] = v
+	}
+	s.Services = services
 	names := make([]NameStatus, len(s.Names))
 	for i, n := range s.Names {
 		if n.Addresses == nil {

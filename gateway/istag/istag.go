@@ -22,6 +22,9 @@ const (
 	steadyAfter = 10
 )
 
+// prefix begins every value: who sees it knows whose it is.
+const prefix = "GW-"
+
 // maxTag bounds what is kept of a server's tag. RFC 3507 4.7 allows 32 characters; servers say longer ones.
 const maxTag = 256
 
@@ -31,6 +34,7 @@ func Unquote(tag string) string { return strings.Trim(tag[:min(len(tag), maxTag)
 // Source is what one server has last said for one path.
 type Source struct {
 	ID   string    // of server and path; the same over restarts
+	Of   string    // what it is one of: these are to have the same tag
 	Tag  string    // as received
 	Seen time.Time // when; zero: it has said nothing since the start
 }
@@ -41,6 +45,9 @@ type Tag struct {
 	kinds int                // different tags of the servers that it stands for
 	known map[string]*source // by ID
 
+	differing int  // different tags of sources that are to have the same, where they are the most
+	counting  bool // some source has another tag than it had before, lately
+
 	candidate string    // another value that what is known would make, "": none
 	differs   time.Time // since when there is one
 	settled   time.Time // since when it is this one
@@ -48,6 +55,7 @@ type Tag struct {
 
 // source is what is known of a Source.
 type source struct {
+	of      string
 	tag     string
 	seen    time.Time
 	changes int  // in a row
@@ -58,16 +66,17 @@ type source struct {
 // Value returns the tag, without quotes.
 func (t *Tag) Value() string {
 	if t.value == "" {
-		return unknown
+		return Unknown
 	}
 	return t.value
 }
 
-// Pending says whether the value may change though no server says anything new.
-func (t *Tag) Pending() bool { return t.candidate != "" }
+// Pending says whether Observe has something to do though no server says another tag: a change is held, or a tag has changed lately and it counts how
+// often it stays the same.
+func (t *Tag) Pending() bool { return t.candidate != "" || t.counting }
 
-// Kinds returns how many different tags the servers have that have a say.
-func (t *Tag) Kinds() int { return len(t.tags()) }
+// Differing returns how many different tags there are among sources that are to have the same, where they are the most.
+func (t *Tag) Differing() int { return t.differing }
 
 // Observe takes in what the servers have last said: one Source for each configured server and path, also for those that have not said anything. It
 // returns whether the value has changed.
@@ -119,14 +128,28 @@ func (t *Tag) take(sources []Source) {
 		if k == nil {
 			k = new(source)
 		}
+		k.of = s.Of
 		known[s.ID] = k
 		if s.Seen.IsZero() || s.Seen.Equal(k.seen) {
 			continue
 		}
 		k.observe(Unquote(s.Tag), s.Seen)
 	}
-	t.known = known
+	t.known, t.differing, t.counting = known, 0, false
+	type kind struct{ of, tag string }
+	seen, kinds := make(map[kind]bool), make(map[string]int)
+	for _, k := range known {
+		t.counting = t.counting || k.changes > 0 || k.fickle
+		if at := (kind{k.of, k.tag}); k.hasSay() && !seen[at] {
+			seen[at] = true
+			kinds[k.of]++
+			t.differing = max(t.differing, kinds[k.of])
+		}
+	}
 }
+
+// hasSay says whether the tag stands for this one, too.
+func (k *source) hasSay() bool { return k.tag != "" && !k.fickle }
 
 // observe takes the tag of another answer.
 func (k *source) observe(tag string, seen time.Time) {
@@ -147,7 +170,7 @@ func (k *source) observe(tag string, seen time.Time) {
 func (t *Tag) tags() []string {
 	set := make(map[string]struct{})
 	for _, k := range t.known {
-		if k.tag != "" && !k.fickle {
+		if k.hasSay() {
 			set[k.tag] = struct{}{}
 		}
 	}
@@ -169,11 +192,11 @@ func (t *Tag) Known(most int) (list []string) {
 // ofTags is the value that stands for a set of tags: the same for every gateway and at any time.
 func ofTags(tags []string) string {
 	sum := sha256.Sum256([]byte(strings.Join(tags, "\x00")))
-	return "GW-" + hex.EncodeToString(sum[:8])
+	return prefix + hex.EncodeToString(sum[:8])
 }
 
-// unknown is the value while nothing is known of any server.
-var unknown = ofTags(nil)
+// Unknown is the value while nothing is known of any server.
+var Unknown = ofTags(nil)
 
 // Saved is what outlives the process.
 type Saved struct {
@@ -185,18 +208,21 @@ type Saved struct {
 func (t *Tag) Save() Saved {
 	s := Saved{t.value, make(map[string]string)}
 	for id, k := range t.known {
-		if k.tag != "" && !k.fickle {
+		if k.hasSay() {
 			s.Known[id] = k.tag
 		}
 	}
 	return s
 }
 
-// Restore makes t what it was when s was saved.
+// Restore makes t what it was when s was saved. A value that is none of this package's counts for nothing: it would be in every answer.
 func (t *Tag) Restore(s Saved) {
+	if sum, ours := strings.CutPrefix(s.Value, prefix); !ours || len(s.Value) != len(Unknown) || strings.Trim(sum, "0123456789abcdef") != "" {
+		s.Value = ""
+	}
 	t.known = make(map[string]*source, len(s.Known))
 	for id, tag := range s.Known {
 		t.known[id] = &source{tag: tag, same: 1}
 	}
-	t.value, t.kinds = s.Value, max(t.Kinds(), 1)
+	t.value, t.kinds = s.Value, max(len(t.tags()), 1)
 }

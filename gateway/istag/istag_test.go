@@ -158,8 +158,8 @@ func TestTagHolds(t *testing.T) {
 			f.new = 0 // until it was found out
 			f.pass(time.Hour)
 			f.expect(0, "a fickle server")
-			if f.tag.Value() != ofTags([]string{"1"}) || f.tag.Kinds() != 1 {
-				t.Errorf("tag %s of %d", f.tag.Value(), f.tag.Kinds())
+			if f.tag.Value() != ofTags([]string{"1"}) || f.tag.Differing() != 1 {
+				t.Errorf("tag %s of %d", f.tag.Value(), f.tag.Differing())
 			}
 			f.says["a"] = "2"
 			f.pass(2 * time.Minute)
@@ -240,5 +240,31 @@ func TestKnownIsCut(t *testing.T) {
 	}
 	if got := f.tag.Save().Known["d"]; len(got) != maxTag {
 		t.Errorf("%d characters are kept of a tag, want %d", len(got), maxTag)
+	}
+}
+
+// Only servers of one kind are to have the same tag.
+func TestDiffering(t *testing.T) {
+	var tag Tag
+	if tag.Observe(begin, []Source{{"a/x", "x", "1", begin}, {"b/x", "x", "1", begin}, {"a/y", "y", "2", begin}, {"b/y", "y", "3", begin}, {"c/y", "y", "", time.Time{}}}); tag.Differing() != 2 {
+		t.Errorf("%d differ, want the 2 of y", tag.Differing())
+	}
+	if tag.Observe(begin, []Source{{"a/x", "x", "1", begin}, {"a/y", "y", "2", begin}}); tag.Differing() != 1 {
+		t.Errorf("%d differ, want none", tag.Differing())
+	}
+}
+
+// A file that somebody has written into does not get into answers.
+func TestRestoreOfNonsense(t *testing.T) {
+	for _, value := range []string{"GW-", "GW-0123456789abcdeg", "GW-0123456789abcdef0", "x\"\r\nX: y", "gw-0123456789abcdef"} {
+		var tag Tag
+		tag.Restore(Saved{Value: value, Known: map[string]string{"a": "1"}})
+		if tag.Value() != Unknown {
+			t.Errorf("%q is restored", tag.Value())
+		}
+	}
+	var tag Tag
+	if tag.Restore(Saved{Value: "GW-0123456789abcdef"}); tag.Value() != "GW-0123456789abcdef" {
+		t.Errorf("%q is restored", tag.Value())
 	}
 }
