@@ -18,11 +18,15 @@ import (
 
 // TestChaos sends random requests through servers that reset their connections, close them without a word, answer early, ask for the
 // rest, are slow and let few connections in. Whatever happens, an answer is either the exact echo of its own request, or a
-// 502 or 503, or says that the request passes unjudged where that is wanted, or it is cut off.
+// 502 or 503, or 413 where there are limits, or says that the request passes unjudged where that is wanted, or it is cut off.
 func TestChaos(t *testing.T) {
+	const limits = "    long_streams: {after: 1ms}\n"
+	const policy = "{client_ip: true, request: {remove: [\"X-*\"], set: {X-Of: \"${client_ip}:${client_port} ${id}\"}}, response: {add: {X-Id: \"${id}\"}}}"
 	for _, v := range []struct{ name, pool, rest string }{
 		{"in memory", "", ""},
 		{"nobody judges", "    queue: {timeout: 20ms}\n", strings.TrimSuffix(allowing, "}]") + ", decision_timeout: 20ms}]\n"},
+		{"limits", limits, "services: [{max_body: 200KiB, max_duration: 500ms, headers: " + policy + "}]\n"},
+		{"limits that let pass", limits, "services: [{max_body: 200KiB, max_duration: 60ms, on_limit: allow, headers: " + policy + "}]\n"},
 		{"in files", "    retry: {replay_buffer: 4KiB, spill: 1MiB, budget: 10}\n", fmt.Sprintf("state_dir: %q\n", t.TempDir())},
 	} {
 		t.Run(v.name, func(t *testing.T) { chaos(t, v.pool, v.rest) })
@@ -89,6 +93,9 @@ func chaos(t *testing.T, pool, rest string) {
 	if outcomes["echo"]+outcomes["passed"] < clients*requests/2 {
 		t.Errorf("only %d of %d requests were answered: %v", outcomes["echo"], clients*requests, outcomes)
 	}
+	if n := g.metric(`rejects_total{reason="max_body"}`); (n > 0) != strings.Contains(rest, "max_body") {
+		t.Errorf("%v requests were larger than max_body and rejected", n)
+	}
 	if n := g.metric("panics_total"); n != 0 {
 		t.Errorf("%v panics", n)
 	}
@@ -98,7 +105,7 @@ func chaos(t *testing.T, pool, rest string) {
 	eventually(t, "nothing left", func() bool {
 		left := g.metric(`queue_depth{pool="dlp"}`) + float64(g.Sessions()) + g.metric("spill_bytes")
 		for _, a := range addresses {
-			left += g.metric(`server_in_flight{pool="dlp",server="` + a + `"}`)
+			left += g.metric(`server_in_flight{pool="dlp",server="`+a+`"}`) + g.metric(`server_long_streams{pool="dlp",server="`+a+`"}`)
 		}
 		return left == 0
 	})
@@ -213,7 +220,7 @@ func (c *client) receive(q *randomRequest, asked chan<- bool) (outcome string, e
 		asked <- true
 	}
 	switch {
-	case response.Status == 502 || response.Status == 503:
+	case response.Status == 413 && strings.Contains(c.t.Name(), "limits") || response.Status == 502 || response.Status == 503:
 		return "refused", nil
 	case response.Status == 204 && response.Get("X-Icapgate-Allowed") != nil: // by an echo, it looks like that of a server
 		return "passed", nil
