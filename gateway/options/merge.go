@@ -1,7 +1,6 @@
 package options
 
 import (
-	"slices"
 	"strings"
 
 	"icapgate/icap"
@@ -18,6 +17,12 @@ const (
 // EndedPreview is the preview in bytes that is announced where the gateway ends previews itself: most small messages are whole in it.
 const EndedPreview = 4096
 
+// What servers say in lists has no end of its own; some clients read no more than 8 KiB of a head. Both in bytes.
+const (
+	maxInclude   = 2 << 10
+	maxTransfers = 4 << 10 // of all three lists
+)
+
 // Group is what the servers of one pool have last said, and what the gateway does with it.
 type Group struct {
 	Servers      []icap.Options        // of those that have said something
@@ -30,6 +35,7 @@ type Group struct {
 func Merge(groups []Group) icap.Options {
 	m := icap.Options{Preview: -1, Allow: icap.Allow204 | icap.Allow206}
 	var lists []transfers
+	var include union
 	first, listed := true, false
 	for _, g := range groups {
 		for method, does := range g.methods() {
@@ -49,11 +55,12 @@ func Merge(groups []Group) icap.Options {
 				m.TTL = o.TTL
 			}
 			m.Allow &= o.Allow
-			m.Include = unite(m.Include, o.Include)
+			include.add(o.Include)
 			list := newTransfers(o, g.EndsPreviews)
 			lists, listed = append(lists, list), listed || list.said
 		}
 	}
+	m.Include = strings.Join(include.members, ", ")
 	if first {
 		m.Allow = 0
 	}
@@ -64,6 +71,9 @@ func Merge(groups []Group) icap.Options {
 	if listed || m.Preview >= 0 { // a client makes no previews unless it is told of what
 		all := mergeTransfers(lists, m.Preview >= 0)
 		m.TransferPreview, m.TransferIgnore, m.TransferComplete = all.list(previewed), all.list(ignored), all.list(complete)
+		if len(m.TransferPreview)+len(m.TransferIgnore)+len(m.TransferComplete) > maxTransfers {
+			m.TransferPreview, m.TransferIgnore, m.TransferComplete = "", "", "*" // a server may get more than it needs
+		}
 	}
 	return m
 }
@@ -87,16 +97,26 @@ func (g *Group) methods() [icap.NumMethods]bool {
 	return g.Routed
 }
 
-// unite returns a list with the members of two, each of them once.
-func unite(a, b string) string {
-	var all []string
-	for _, list := range []string{a, b} {
-		for member := range strings.SplitSeq(list, ",") {
-			member = strings.TrimSpace(member)
-			if member != "" && !slices.ContainsFunc(all, func(o string) bool { return strings.EqualFold(o, member) }) {
-				all = append(all, member)
-			}
+// union is a list that has the members of several, each of them once, as far as there is room for them.
+type union struct {
+	members []string
+	known   map[string]bool // in lower case
+	length  int             // in bytes
+}
+
+// add adds the members of a list.
+func (u *union) add(list string) {
+	for member := range strings.SplitSeq(list, ",") {
+		member = strings.TrimSpace(member)
+		low := strings.ToLower(member)
+		length := u.length + len(member) + len(", ")
+		if member == "" || u.known[low] || length > maxInclude {
+			continue
 		}
+		if u.known == nil {
+			u.known = make(map[string]bool)
+		}
+		u.known[low] = true
+		u.members, u.length = append(u.members, member), length
 	}
-	return strings.Join(all, ", ")
 }

@@ -1,6 +1,7 @@
 package options
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -118,6 +119,35 @@ func TestMerge(t *testing.T) {
 				t.Errorf("the other way round\n%s, want\n%s", back, got)
 			}
 		})
+	}
+}
+
+// However long the lists of servers are, clients can read what they are told, and it is made in no time.
+func TestLongLists(t *testing.T) {
+	list := func(from, n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "x%d, ", from+i)
+		}
+		return b.String()
+	}
+	for _, field := range []string{"X-Include", "Transfer-Preview", "Transfer-Ignore", "Transfer-Complete"} {
+		for _, n := range []int{300, 2500} { // each server's alone is too long, or only all of them together
+			g := Group{Routed: routed(both)}
+			for i := range 50 {
+				g.Servers = append(g.Servers, said(t, "Preview: 1¶"+field+": "+list(i*n, n)))
+			}
+			o := Merge([]Group{g})
+			lines := string(Append(nil, &o))
+			switch {
+			case len(lines) > 7<<10:
+				t.Errorf("%s of %d: %d bytes", field, n, len(lines))
+			case field == "X-Include" && !strings.HasPrefix(o.Include, "x0, x1, x2, "):
+				t.Errorf("%d: X-Include begins with %.30s", n, o.Include)
+			case field != "X-Include" && !strings.Contains(lines, "\r\nTransfer-Complete: *\r\n") && field != "Transfer-Ignore" || strings.Contains(lines, "Ignore"):
+				t.Errorf("%s of %d: %.300s", field, n, lines)
+			}
+		}
 	}
 }
 

@@ -31,6 +31,9 @@ func newTransfers(o *icap.Options, ended bool) transfers {
 	if o.Preview >= 0 && o.TransferPreview+o.TransferComplete+o.TransferIgnore == "" {
 		t.others = previewed
 	}
+	if len(o.TransferPreview)+len(o.TransferComplete)+len(o.TransferIgnore) > maxTransfers {
+		return transfers{others: complete, said: true}
+	}
 	star := false
 	for _, l := range []struct {
 		list string
@@ -82,6 +85,9 @@ func mergeTransfers(lists []transfers, previews bool) transfers {
 	m.others = merge(func(t *transfers) treatment { return t.others })
 	for i := range lists {
 		for ext := range lists[i].of {
+			if _, merged := m.of[ext]; merged {
+				continue
+			}
 			m.of[ext] = merge(func(t *transfers) treatment { return t.get(ext) })
 		}
 	}
