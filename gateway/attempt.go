@@ -240,8 +240,8 @@ func (t *transaction) sendLine(c *serverConn, end int) {
 	if t.wasAllPreview() {
 		line = append(line, "Allow: 204\r\n"...)
 	}
-	if name := l.table.idHeader; name != "" {
-		line = append(line, name...)
+	if t.idHeader != "" {
+		line = append(line, t.idHeader...)
 		line = append(line, ": "...)
 		line = l.transactionID(t).Append(line)
 		line = append(line, "\r\n"...)

@@ -383,6 +383,29 @@ func TestReloadHeaders(t *testing.T) {
 	answered(s, c, "")
 }
 
+// The header with the id is that of its beginning, too: what is held has none of that name, but may have one of another.
+func TestReloadIDHeader(t *testing.T) {
+	f := startFake(t)
+	r := startReloader(t, f.address)
+	before := r.text
+	r.text = strings.Replace(before, `output: "off"`, `output: "off", id_header: X-Old`, 1)
+	r.reload()
+	r.ready()
+	c := r.dial(1)
+	c.send(text(RL + "X-Old: forged¶X-New: 1¶" + reqNull))
+	s := f.next(t)
+	first := s.head()
+	r.text = strings.Replace(before, `output: "off"`, `output: "off", id_header: X-New`, 1)
+	r.reload()
+	s.reset()
+	s = f.next(t)
+	if again := s.head(); again != first || strings.Count(first, "X-Old: ") != 1 || strings.Contains(first, "forged") || !strings.Contains(first, "X-New: 1\r\n") {
+		t.Errorf("the server got %q, and after a reload %q", first, again)
+	}
+	s.send(text(page))
+	c.expect(text(page))
+}
+
 // Every variable that a configuration may have means something here.
 func TestVariables(t *testing.T) {
 	for _, name := range configs.Variables {

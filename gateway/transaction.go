@@ -44,6 +44,7 @@ type transaction struct {
 	keyed      bool      // it has one
 	pool       *loopPool // nil: answered without one
 	held       *buffer   // nil: dropped, the request can't be replayed
+	idHeader   string    // that carries its id, "": none
 	targetEnd  int
 	authEnd    int
 	payload    int               // start of the payload
@@ -206,8 +207,8 @@ func (t *transaction) hold(req *icap.Request, head int, blocks []byte) {
 	}
 	t.payload = len(b)
 	t.sent = t.payload
-	if name := t.s.loop.table.idHeader; name != "" {
-		req.Drop(name) // ours takes its place
+	if t.idHeader = t.s.loop.table.idHeader; t.idHeader != "" {
+		req.Drop(t.idHeader) // ours takes its place
 	}
 	b = req.AppendFields(b)
 	if req.Preview >= 0 && !t.endsPreview {
