@@ -30,7 +30,7 @@ type answer struct {
 	read int    // bytes received in all
 }
 
-// readHead reads and parses the next head: a 100, or the final one. What the answer had before is void.
+// readHead reads and parses the next head: an interim one, or the final one. What the answer had before is void.
 func (a *answer) readHead(r io.Reader) error {
 	scanner := icap.HeadScanner{LenientLF: true, Response: true}
 	for {

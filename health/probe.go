@@ -268,10 +268,10 @@ func (p *probing) exchange(ctx context.Context) (connected bool, err error) {
 		if err := p.answer.readHead(conn); err != nil {
 			return true, err
 		}
-		if p.answer.Status != 100 {
+		if p.answer.Status >= 200 {
 			break
 		}
-		if !continued { // one that nobody has asked for means nothing
+		if p.answer.Status == 100 && !continued { // one that nobody has asked for means nothing, nor do other interim answers
 			asked <- true
 			continued = true
 		}

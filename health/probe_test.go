@@ -152,6 +152,7 @@ func TestProbeVerdicts(t *testing.T) {
 		{"beyond what is looked at", content("later"), large + hang, bad, "got 1048576 bytes that do not"},
 		{"full", status(200), busy503, full, "REQMOD /a: 503 Service overloaded"},
 		{"a 100 first", status(200), continue100 + continue100 + blocked, good, ""},
+		{"progress first", status(200), "ICAP/1.0 102 Processing\r\nX-Scan-Progress: 10\r\n\r\n" + blocked, good, ""},
 		{"nothing", status(200), hang, bad, "REQMOD /a: no answer within 10s"},
 		{"half a head", status(200), "ICAP/1.0 200 OK\r\n" + drop, bad, "REQMOD /a: the server closed the connection in the middle of its answer"},
 		{"half a body", status(200), strings.TrimSuffix(blocked, "0\r\n\r\n") + drop, bad, "in the middle of its answer"},
@@ -512,7 +513,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		read := func(r io.Reader) (a answer, err error) {
 			for {
-				if err = a.readHead(r); err != nil || a.Status != 100 {
+				if err = a.readHead(r); err != nil || a.Status >= 200 {
 					break
 				}
 			}
