@@ -19,13 +19,22 @@ func appendAnswer(dst, istag []byte, status, retryAfter int, close bool, extra, 
 	return append(dst, nullBodyEnd...)
 }
 
-// appendOwnHead appends the head of an answer of the gateway's own, up to its Encapsulated. extra and mark are whole lines.
-func appendOwnHead(dst, istag []byte, status, retryAfter int, close bool, extra, mark []byte) []byte {
+// appendStatusLine appends the first line of an answer. One that comes without a reason gets the usual one.
+func appendStatusLine(dst []byte, status int, reason []byte) []byte {
 	dst = append(dst, "ICAP/1.0 "...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
 	dst = append(dst, ' ')
-	dst = append(dst, icap.StatusText(status)...)
-	dst = append(dst, "\r\n"...)
+	if len(reason) > 0 {
+		dst = append(dst, reason...)
+	} else {
+		dst = append(dst, icap.StatusText(status)...)
+	}
+	return append(dst, "\r\n"...)
+}
+
+// appendOwnHead appends the head of an answer of the gateway's own, up to its Encapsulated. extra and mark are whole lines.
+func appendOwnHead(dst, istag []byte, status, retryAfter int, close bool, extra, mark []byte) []byte {
+	dst = appendStatusLine(dst, status, nil)
 	dst = append(dst, istag...)
 	dst = append(dst, "Date: "...)
 	dst = time.Now().UTC().AppendFormat(dst, "Mon, 02 Jan 2006 15:04:05 GMT")
@@ -44,15 +53,7 @@ func appendOwnHead(dst, istag []byte, status, retryAfter int, close bool, extra,
 // appendResponseHead appends a server's response head in canonical form, without the encapsulated blocks. istag is the line that takes the place of the
 // server's, nil: that stays. Without e the answer loses its body.
 func appendResponseHead(dst, istag []byte, r *icap.Response, e *icap.Encapsulated, close bool, extra []byte) []byte {
-	dst = append(dst, "ICAP/1.0 "...)
-	dst = strconv.AppendInt(dst, int64(r.Status), 10)
-	dst = append(dst, ' ')
-	if len(r.Reason) > 0 {
-		dst = append(dst, r.Reason...)
-	} else {
-		dst = append(dst, icap.StatusText(r.Status)...)
-	}
-	dst = append(dst, "\r\n"...)
+	dst = appendStatusLine(dst, r.Status, r.Reason)
 	dst = append(dst, istag...)
 	dst = r.AppendFields(dst, istag == nil)
 	dst = append(dst, extra...)

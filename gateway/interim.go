@@ -3,7 +3,6 @@ package gateway
 import (
 	"bytes"
 	"errors"
-	"strconv"
 
 	"icapgate/icap"
 )
@@ -55,8 +54,7 @@ func (t *transaction) relayInterim(r *icap.Response) {
 		return
 	}
 	l := t.s.loop
-	l.line = strconv.AppendInt(append(l.line[:0], "ICAP/1.0 "...), int64(r.Status), 10)
-	l.line = append(append(append(l.line, ' '), r.Reason...), "\r\n"...)
+	l.line = appendStatusLine(l.line[:0], r.Status, r.Reason)
 	if v := r.Get(scanProgress); v != nil && bytes.IndexByte(v, '\n') < 0 {
 		l.line = append(append(append(l.line, scanProgress+": "...), v...), "\r\n"...)
 	}

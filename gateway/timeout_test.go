@@ -766,6 +766,7 @@ func TestProgress(t *testing.T) {
 		{"other status, after a preview that was all", preview(9) + "4¶abcd¶0; ieof¶¶", "ICAP/1.0 102 Processing¶¶", ""},
 		{"asked for", asking + reqBody + chunks, goOn, goOn},
 		{"asked for, with its progress", asking + reqBody + chunks, "ICAP/1.0 100 Continue¶ISTag: \"s\"¶x-scan-progress: 20 %¶¶", "ICAP/1.0 100 Continue¶X-Scan-Progress: 20 %¶¶"},
+		{"asked for, without a reason", asking + reqBody + chunks, "ICAP/1.0 102¶¶", "ICAP/1.0 102 Processing¶¶"},
 		{"asked for, other status", asking + reqBody + chunks, "ICAP/1.0 103 Working¶Encapsulated: null-body=0¶¶", "ICAP/1.0 103 Working¶¶"},
 		{"asked for, after a preview that was all", asking + "Preview: 9¶" + reqBody + "4¶abcd¶0; ieof¶¶", goOn, goOn},
 		{"asked for, in the preview", asking + "Preview: 4¶" + reqBody + "4¶abcd¶0¶¶", "ICAP/1.0 102 Processing¶¶", ""},

@@ -5,6 +5,8 @@ func StatusText(code int) string {
 	switch code {
 	case 100:
 		return "Continue"
+	case 102:
+		return "Processing"
 	case 200:
 		return "OK"
 	case 201:
