@@ -415,3 +415,30 @@ func BenchmarkPick(b *testing.B) {
 		})
 	}
 }
+
+// A used connection that ends behind an interim answer was not closed while it was idle: that is a fault of the server.
+func TestEndBehindAnInterimAnswer(t *testing.T) {
+	for interim, want := range map[string]int{"": 0, "ICAP/1.0 102 Processing¶¶": 1, goOn: 1} {
+		v, fakes := startEjecting(t, 2, "    retry: {attempts: 0}\n    queue: {max: 0}\n    ejection: {consecutive: 1}\n")
+		other := v.servers0()[1]
+		other.SetWeight(0)
+		c := v.connect(1)
+		v.say(c, v04)
+		s := fakes[0].next(t)
+		s.gets(v04)
+		s.send(text(page))
+		c.expect(text(page))
+		s.release()
+		v.settle()
+		v.say(c, v05)
+		s = fakes[0].next(t)
+		s.gets(v05)
+		other.SetWeight(1) // so that this one can be spared
+		v.say(s.client, interim)
+		s.Close()
+		c.refusal(502, false)
+		if got := v.ejected(); len(got) != want || s.served == 0 {
+			t.Errorf("%q: ejected %v, want %d", interim, got, want)
+		}
+	}
+}

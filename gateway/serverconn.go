@@ -557,7 +557,7 @@ func (c *serverConn) broken(err error) {
 // fail closes the connection and lets the transaction decide what becomes of its request.
 func (c *serverConn) fail(f failure, r closeReason) {
 	t, begun := c.tx, c.begun
-	reused := c.reused && !(t != nil && t.serverContinued) // one that has said 100 was not closed while it was idle
+	reused := c.reused && c.interims == 0 // one that has said something was not closed while it was idle
 	if t != nil && c.pool.measures && !c.finished && f != failOverloaded && !(f == failNoAnswer && reused) {
 		c.latency().Fail(c.loop.now)
 	}
