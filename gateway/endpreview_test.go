@@ -461,3 +461,33 @@ func TestPreviewIsNotMisread(t *testing.T) {
 		})
 	}
 }
+
+// A request goes by the table that is in force when its preview is in, not by that of its beginning: servers may be gone since.
+func TestEndedPreviewFollowsReload(t *testing.T) {
+	for _, after := range []string{noPreviews, quiet} {
+		overBoth(t, func(t *testing.T, listener int) {
+			before, now := startFake(t), startFake(t)
+			r := startReloader(t, before.address)
+			r.set([]string{before.address}, noPreviews)
+			r.reload()
+			r.ready()
+			c := r.dialFor(t, listener)
+			c.send(text(preview(4) + "2¶ab¶"))
+			r.settle()
+			r.set([]string{now.address}, after)
+			r.reload()
+			r.ready()
+			c.send(text("2¶cd¶0¶¶"))
+			s := now.next(t)
+			s.gets(RL + reqBody)
+			s.expect(text("2¶ab¶2¶cd¶"))
+			c.expect(text(goOn))
+			c.send(text("0¶¶"))
+			s.expect(text("0¶¶"))
+			s.send(text(page))
+			c.expect(text(page))
+			s.release()
+			before.idle(t)
+		})
+	}
+}

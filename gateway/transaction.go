@@ -376,6 +376,9 @@ func (t *transaction) proceed() {
 	case !t.active || t.responseDone && t.srv == nil:
 	case t.awaitsPreview():
 	case t.route != nil && t.attempts == 0 && !t.waiting && !t.answered:
+		if t.endsPreview {
+			t.follow() // while its preview was awaited, its pool may have changed
+		}
 		t.pool.table.budget.First()
 		t.setDecision()
 		t.next()
