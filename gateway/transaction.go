@@ -322,7 +322,7 @@ func (t *transaction) onRequestEnd(end icap.BodyEnd) {
 	if t.held != nil && !t.endsPreview {
 		t.previewEnd = len(t.held.B)
 	}
-	if t.asked {
+	if t.asked && t.srv != nil { // otherwise the server that asked has gone since, and the next one will ask itself
 		t.pump()
 		t.sendContinue()
 	}

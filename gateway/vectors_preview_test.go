@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // preview is the start of a request with a preview of at most n bytes, and of what the server gets for it.
@@ -154,4 +155,31 @@ func TestContinueAlone(t *testing.T) {
 	if n := segments(t, p.c) - before; n != 2 {
 		t.Errorf("100 and the answer behind it came in %d segments, want 2", n)
 	}
+}
+
+// R06: an early 100 of a server that dies before the preview is in counts for nothing: another one will ask for itself, and until then the client can get a 204.
+func TestEarlyContinueOfADeadServer(t *testing.T) {
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet+"    queue: {timeout: 1h}\n", "").ready()
+	server, queue := g.table.Load().pools[0].servers[0], g.table.Load().pools[0].queue
+	overBoth(t, func(t *testing.T, listener int) {
+		c := g.dialFor(t, listener)
+		c.send(text(preview(4)))
+		s := f.next(t)
+		s.gets(preview(4))
+		s.send(text(goOn))
+		g.settle()
+		server.MarkFull(loopTime() + int64(time.Hour))
+		s.reset()
+		eventually(t, "the request in line", func() bool { return queue.Depth() == 1 })
+		c.send(text("4¶abcd¶0¶¶"))
+		g.settle()
+		server.MarkFull(0)
+		g.onLoops(func(l *loop) { l.gw.offer(server) })
+		s = f.next(t)
+		s.gets(preview(4) + "4¶abcd¶0¶¶")
+		s.send(text(noContent))
+		c.expect(text(noContent))
+		s.release()
+	})
 }
