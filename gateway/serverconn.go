@@ -540,6 +540,10 @@ func (c *serverConn) onAnswerEnd(more int) {
 	}
 	t := c.tx
 	t.onResponseEnd()
+	if c.tx == t && t.echoing { // it is the client that has still something to say
+		t.leaveServer()
+		return
+	}
 	if c.tx == t && t.active && c.closes { // the request is not through, but the server will not read the rest
 		t.discard = true
 		t.dropHeld()

@@ -118,7 +118,7 @@ func (t *transaction) limit(why rejectReason) {
 			c.shut(reasonLimit)
 			l.runLater(&t.s.conn) // its reading may have stopped for the server
 		}
-	case t.echoing: // it has passed already, and no server has anything of it
+	case t.echoing: // no server gets any more of it
 	case t.answered && t.route.allows[why] && why != rejectLong && !t.s.closed: // the server has decided, and goes on: it need not see all for that
 		t.end, t.passed = allowedNames[why], true
 		l.stats.allowed[why][allowedBegun].Add(1)

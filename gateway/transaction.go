@@ -58,7 +58,7 @@ type transaction struct {
 	attempt
 
 	// The response.
-	echoing      bool         // it is the request's own message: nobody has judged it
+	echoing      bool         // it is the request's own message, as it comes in
 	answered     bool         // bytes of a final answer have been sent to the client
 	responseDone bool         // all of it has been
 	status       int          // of the final answer
@@ -495,9 +495,10 @@ func (t *transaction) takes204() bool {
 	return t.previewed && !t.continued || t.allow&icap.Allow204 != 0
 }
 
-// echoes204 says whether the client can't take a 204 which its server has sent all the same, and can be given what that means: its own message.
+// echoes204 says whether the client can't take a 204 which its server has sent all the same, and can be given what that means: its own message. That need not be
+// in yet where the server needs no more than the preview: it has replaced one whose 100 the client has got, and can't know that a 204 comes too late.
 func (t *transaction) echoes204() bool {
-	return t.method != icap.MethodOptions && !t.takes204() && t.requestDone && t.held != nil && t.file == nil
+	return t.method != icap.MethodOptions && !t.takes204() && (t.requestDone || t.previewOnly()) && t.held != nil && t.file == nil
 }
 
 // sendUnchanged answers with the client's own message and the fields of r.
@@ -510,6 +511,11 @@ func (t *transaction) sendUnchanged(r *icap.Response) {
 	s.send(l.line)
 	t.sendHeld(skip)
 	t.payloadOut = t.payloadIn + s.body.Payload()
+	if !t.requestDone {
+		t.echoing = true
+		t.dropHeld()
+		l.runLater(&s.conn) // its reading may have stopped for the server
+	}
 }
 
 // startsRequest says whether p can be the start of another request, and not of a chunk: chunk sizes start with a hex digit.
@@ -524,9 +530,9 @@ func (t *transaction) relay(p []byte) {
 	}
 }
 
-// onResponseEnd is called when the last byte of the answer has been relayed.
+// onResponseEnd is called when the last byte of the answer has been relayed, but for what is still to come of an echo.
 func (t *transaction) onResponseEnd() {
-	t.responseDone = true
+	t.responseDone = !t.echoing || t.requestDone
 	t.finishIfDone()
 }
 
