@@ -303,7 +303,11 @@ const lookInterval = int64(time.Second)
 // lookAtFaces has every service of the table in force look, and what has changed kept.
 func (m *servers) lookAtFaces(now int64) {
 	m.looked = now
-	keep := m.unkept.Swap(false)
+	keep := false
+	if failed := m.unkept.Load(); failed > 0 && now-failed >= keepAgain {
+		m.unkept.Store(0)
+		keep = true
+	}
 	t := m.gw.table.Load()
 	for _, s := range t.services {
 		keep = s.look(now, m.gw.log) || keep

@@ -189,6 +189,25 @@ func TestOptionsUnknown(t *testing.T) {
 	})
 }
 
+// Where requests pass without a server, an OPTIONS is answered without one too, also if none has ever said anything.
+func TestOptionsOfNobody(t *testing.T) {
+	f := startFake(t)
+	f.says("/r", "ICAP/1.0 403 Forbidden¶")
+	v := startVirtual(t, f, "    panic_threshold: 0\n", "services: [{path: /r, options: merge, on_unavailable: allow, methods: [REQMOD]}, {path: /s}, {path: /t, options: forward, on_unavailable: allow}]")
+	v.table.Load().pools[0].servers[0].Health.SetState(health.Down)
+	v.look()
+	c := v.connect(1)
+	c.send(text(OL + "¶"))
+	if h := c.status(200); !strings.Contains(h, "\r\nMethods: REQMOD\r\n") || !strings.Contains(h, "\r\nOptions-TTL: 60\r\n") || strings.Contains(h, "Preview") {
+		t.Errorf("got %q", h)
+	}
+	for _, path := range []string{"/s ", "/t "} {
+		c.send(strings.Replace(text(OL+"¶"), "/r ", path, 1))
+		c.status(503)
+	}
+	v.logged("200 done", "503 no_server", "503 no_server")
+}
+
 // What a client asks for under a prefix the checks ask all servers for from then on.
 func TestOptionsUnderPrefix(t *testing.T) {
 	a, b := startFake(t), startFake(t)
@@ -519,10 +538,11 @@ func TestTagsAreKeptInTheEnd(t *testing.T) {
 	f.says("/r", `ICAP/1.0 200 OK¶ISTag: "a1"¶`)
 	v := startVirtual(t, f, "", fmt.Sprintf("state_dir: %q\nservices: [{path: /r, options: merge}]", dir))
 	v.look()
-	eventually(t, "the fault", v.servers.unkept.Load)
+	eventually(t, "the fault", func() bool { return v.servers.unkept.Load() > 0 })
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
+	v.pass(time.Minute)
 	v.look()
 	eventually(t, "the file", func() bool {
 		b, _ := os.ReadFile(filepath.Join(dir, keptName))

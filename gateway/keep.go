@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"icapgate/gateway/istag"
 )
@@ -66,6 +67,9 @@ func (m *servers) keepFaces(t *table) {
 	m.keeping <- file
 }
 
+// keepAgain is after how long, in ns, what could not be written is tried again.
+const keepAgain = int64(time.Minute)
+
 // keep writes the file whenever there is something new.
 func (m *servers) keep() {
 	for {
@@ -74,7 +78,7 @@ func (m *servers) keep() {
 			return
 		case file := <-m.keeping:
 			if err := writeKept(m.dir, file); err != nil {
-				m.unkept.Store(true)
+				m.unkept.Store(max(m.clock(), 1))
 				if n, ok := m.gw.keptLog.next(); ok {
 					m.gw.log.Warn("cannot keep the ISTags: a restart may change them, and clients forget their verdicts then (state_dir says where); it is tried again", "error", err, "times", n)
 				}

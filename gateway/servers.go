@@ -46,7 +46,7 @@ type servers struct {
 	news    chan struct{}       // holds a token when the services have something to look at
 	looked  int64               // loop time of their latest look; owned by sweeping
 	keeping chan keptFile       // what is to be written; holds the newest
-	unkept  atomic.Bool         // that has failed, and is to be tried again
+	unkept  atomic.Int64        // loop time at which that has failed, 0: it has not
 }
 
 func (m *servers) init(g *Gateway) {

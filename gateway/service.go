@@ -304,7 +304,11 @@ func (t *transaction) appendMaxConnections(dst []byte) []byte {
 
 // normalise makes the answer of a single server to OPTIONS, which has to do until the checks have asked them all, one of the gateway's own.
 func (t *transaction) normalise(r *icap.Response) []byte {
-	g := options.Group{Servers: []icap.Options{icap.ParseOptions(r)}, EndsPreviews: t.route.pool.endsPreviews()}
+	return t.announceFor(options.Group{Servers: []icap.Options{icap.ParseOptions(r)}, EndsPreviews: t.route.pool.endsPreviews()})
+}
+
+// announceFor is what OPTIONS is told, for a minute, of servers that may get the requests with all of the service's methods.
+func (t *transaction) announceFor(g options.Group) []byte {
 	for m, route := range t.service.routes {
 		g.Routed[m] = route != nil
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"icapgate/gateway/options"
 	"icapgate/icap"
 )
 
@@ -28,6 +29,11 @@ var allowedWayNames = [allowedWays]string{"204", "echo", "begun", "cannot_allow"
 func (t *transaction) refuse(status int, why rejectReason, retryAfter int) {
 	if t.mayAllow(why) {
 		t.pass(why)
+		return
+	}
+	if t.method == icap.MethodOptions && t.route.allows[why] && !t.service.lead.forwards {
+		// Or clients would not send what passes.
+		t.answer(200, 0, t.announceFor(options.Group{}))
 		return
 	}
 	t.countRefused(why)
