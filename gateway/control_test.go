@@ -413,6 +413,7 @@ func TestStatusTellsOfTLS(t *testing.T) {
 			if got := g.Status().Pools[0].Servers[0].LastError; !strings.Contains(got, tt.want) {
 				t.Errorf("last error %q, want %q", got, tt.want)
 			}
+			eventually(t, "the line", func() bool { return len(book.lines("server is down")) > 0 })
 			if lines := book.lines("server is down"); len(lines) != 1 || !containsAll(lines[0], []string{tt.want, "level=WARN", "failures=1 since="}) {
 				t.Errorf("logged %q, want %q", lines, tt.want)
 			}
