@@ -64,6 +64,8 @@ type Gateway struct {
 	askedLog rateLimit // of OPTIONS for more paths than the gateway keeps an answer for
 	keptLog  rateLimit
 
+	answerLog  rateLimit // of answers that break the protocol
+	secureLog  rateLimit // of TLS connections that did not come about
 	allowedLog rateLimit
 	limitLog   rateLimit
 	metrics    gatewayMetrics

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"strconv"
 	"sync/atomic"
@@ -118,19 +117,24 @@ func (c *serverConn) connect() {
 		err = l.adopt(&c.conn)
 	}
 	if err != nil {
-		c.connectFailed(err, slog.LevelDebug)
+		c.connectFailed(err)
 		return
 	}
 	c.setTimer()
 }
 
 // connectFailed ends the attempt, unless the fault is on this side.
-func (c *serverConn) connectFailed(err error, level slog.Level) {
+func (c *serverConn) connectFailed(err error) {
 	if health.OwnFault(err) {
 		c.awaitDescriptor(err)
 		return
 	}
-	c.loop.log.Log(context.Background(), level, "cannot connect", "server", c.server.Name, "error", err)
+	l := c.loop
+	if c.pool.table.tls == nil {
+		l.log.Debug("cannot connect", "server", c.server.Name, "error", err)
+	} else if n, ok := l.gw.secureLog.next(); ok { // a certificate that does not fit, say, which no check of health may tell
+		l.log.Warn("cannot connect", "server", c.server.Name, "error", err, "times", n)
+	}
 	c.fail(failConnect, connectReason(err))
 }
 
@@ -554,7 +558,9 @@ func (c *serverConn) onAnswerEnd(more int) {
 
 // broken ends the attempt because the server's bytes break the protocol.
 func (c *serverConn) broken(err error) {
-	c.loop.log.Warn("bad answer from a server", "server", c.server.Name, "error", err)
+	if n, ok := c.loop.gw.answerLog.next(); ok {
+		c.loop.log.Warn("bad answer from a server", "server", c.server.Name, "error", err, "times", n)
+	}
 	c.fail(failAnswer, reasonBadResponse)
 }
 
@@ -832,7 +838,7 @@ func (c *serverConn) onTLS(fd int, stream *tlsStream, err error) {
 		err = c.loop.adopt(&c.conn)
 	}
 	if err != nil {
-		c.connectFailed(err, slog.LevelWarn) // a certificate that does not fit, say, which no check of health may tell
+		c.connectFailed(err)
 		return
 	}
 	c.onConnected()

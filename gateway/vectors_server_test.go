@@ -3,8 +3,10 @@ package gateway
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 )
 
 // answered is a server's answer to a request, and what the client gets for it.
@@ -136,6 +138,32 @@ func TestBadAnswers(t *testing.T) {
 				p.again(false)
 			})
 		})
+	}
+}
+
+// What a client can make a server answer over and over does not fill the log: one line stands for many.
+func TestBadAnswersInTheLog(t *testing.T) {
+	f, log := startFake(t), new(lockedBuffer)
+	g := newLoggedGateway(t, fmt.Sprintf("[%q]", f.address), quiet+"    ejection: {consecutive: 0}\n", "", slog.New(slog.NewTextHandler(log, nil)))
+	if err := g.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := newPlayer(t, g.ready(), f, 1)
+	latest := func(at time.Time) { // of the lines
+		g.answerLog.mu.Lock()
+		g.answerLog.last = at
+		g.answerLog.mu.Unlock()
+	}
+	latest(time.Now().Add(time.Hour))
+	for i := range 4 {
+		if i == 3 {
+			latest(time.Time{})
+		}
+		p.play(sends(v05), arrives(forwarded(v05)), answers("HTTP/1.1 200 OK¶¶"))
+		p.c.refusal(502, false)
+	}
+	if lines := log.lines("bad answer from a server"); len(lines) != 1 || !strings.Contains(lines[0], "times=4") {
+		t.Errorf("the log says %q, want one line for 4 answers", lines)
 	}
 }
 
