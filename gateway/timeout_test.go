@@ -804,6 +804,54 @@ func TestProgress(t *testing.T) {
 	}
 }
 
+// However they are cut, interim answers go on one by one, and none of them gets lost with a 100 or the final answer between or behind them.
+func TestInterimAnswersCut(t *testing.T) {
+	const (
+		asking   = RL + progressInterval + ": 10¶"
+		working  = "ICAP/1.0 102 Working¶¶"
+		progress = "ICAP/1.0 100 Continue¶X-Scan-Progress: 3¶¶"
+		part     = asking + "Preview: 4¶" + reqBody + "4¶abcd¶0¶¶"
+	)
+	f := startFake(t)
+	g := startGateway(t, []string{f.address}, quiet, "").ready()
+	overBoth(t, func(t *testing.T, listener int) {
+		for _, cut := range []int{whole, bytewise, 5, 40, 61} {
+			p := newPlayer(t, g, f, listener)
+			p.serverCut = cut
+			p.play(sends(asking+reqBody+chunks), arrives(forwarded(asking+reqBody+chunks)),
+				answers(working+"ICAP/1.0 101 x¶¶"+progress+goOn+blockPage), gets(working+progress+goOn+blockPage))
+			p.play(sends(part), arrives(forwarded(part)), answers(working+goOn+working), gets(goOn+working),
+				sends("0¶¶"), arrives("0¶¶"), answers(working+page), gets(working+page))
+			p.again(true)
+		}
+	})
+}
+
+// A request whose client has gone does not go on for ever, either, because its server tells of progress.
+func TestProgressWithoutClient(t *testing.T) {
+	v := startVirtual(t, nil, "", "")
+	overBoth(t, func(t *testing.T, listener int) {
+		c := v.connect(listener)
+		v.say(c, v05)
+		s := v.f.next(t)
+		s.gets(v05)
+		c.reset()
+		eventually(t, "the client gone", func() bool { return v.Sessions() == 0 })
+		for range 10 {
+			v.pass(59 * time.Second)
+			v.say(s.client, "ICAP/1.0 102 Processing¶¶")
+		}
+		if n := v.inFlight(); n != 1 {
+			t.Fatalf("%d requests are in flight, want 1", n)
+		}
+		v.pass(11 * time.Second)
+		if n := v.inFlight(); n != 0 {
+			t.Fatalf("%d requests are in flight beyond timeouts.progress", n)
+		}
+		s.dropped(t)
+	})
+}
+
 // What a client may take for something else is kept from it, and no server goes on like that for ever.
 func TestInterimAnswersKept(t *testing.T) {
 	f := startFake(t)
