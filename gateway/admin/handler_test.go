@@ -61,6 +61,7 @@ func newFakeGateway() *fakeGateway {
 		Listeners:     []ListenerStatus{{Name: "icaps", Address: ":11344", Sessions: 12}},
 		Services: []ServiceStatus{
 			{Service: "/scan", Pools: []string{"dlp"}, Up: true, ISTag: "GW-1", ISTags: 2, ISTagChanges: 3, Announced: map[string][]string{"/scan": {"Methods: REQMOD"}}},
+			{Service: "/scan*", Listener: "icaps", ServerNames: []string{"av.test"}, Pools: []string{"dlp"}, ISTag: "GW-1", ISTags: 2, Announced: map[string][]string{"/scan": {"Methods: <REQMOD>"}}},
 		},
 		Pools: []PoolStatus{
 			{Name: "dlp", Queue: 3, ConnectionShare: 3, Servers: []ServerStatus{
@@ -194,7 +195,8 @@ func TestPage(t *testing.T) {
 	}
 	for _, want := range []string{"1.2.3", "1h2m", "icaps", ":11344", "Pool dlp", "3 waiting", "192.0.2.1:1344",
 		`class="down">down`, "&lt;b&gt;no answer&lt;/b&gt; within 2s", "probe: REQMOD /r: &lt;204&gt;", "not used for /scan", "does not do RESPMOD /echo",
-		"limits shared by 3 gateways", "of dlp.test:1344", "30 s", "SERVFAIL"} {
+		"limits shared by 3 gateways", "of dlp.test:1344", "30 s", "SERVFAIL",
+		"/scan* on icaps", "av.test", "GW-1", "Methods: &lt;REQMOD&gt;", "unavailable", "2 ISTags"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not show %q", want)
 		}
