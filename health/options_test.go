@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,10 +76,11 @@ func TestOptionsOfOthers(t *testing.T) {
 			answers := map[string]string{"/": gone404, "/a": said200("Preview: 1¶"), "/b": said200("Preview: 2¶Max-Connections: 7¶"), "/c": hang}
 			f := &fakeServer{answer: byPath(answers)}
 			cfg := f.config(judged...)
-			var others []string
-			cfg.Others = func() []string { return others }
-			var limit int
-			cfg.OnMaxConnections = func(n int) { limit = n }
+			var others atomic.Pointer[[]string]
+			cfg.Others = func() []string { return *others.Load() }
+			others.Store(new([]string))
+			var limit atomic.Int64
+			cfg.OnMaxConnections = func(n int) { limit.Store(int64(n)) }
 			begin := time.Now()
 			c, _ := start(t, cfg)
 			s := c.Status()
@@ -86,11 +88,11 @@ func TestOptionsOfOthers(t *testing.T) {
 			if o := s.Options(1); o != nil {
 				t.Errorf("asked for %v: %+v", judged, o)
 			}
-			others = []string{"/b"}
-			if at(begin, 5*time.Second); s.Options(1) == nil || s.Options(1).Path != "/b" || s.Options(1).Preview != 2 || limit != 7 {
-				t.Errorf("asked for %v and /b: %+v, limit %d", judged, s.Options(1), limit)
+			others.Store(&[]string{"/b"})
+			if at(begin, 5*time.Second); s.Options(1) == nil || s.Options(1).Path != "/b" || s.Options(1).Preview != 2 || limit.Load() != 7 {
+				t.Errorf("asked for %v and /b: %+v, limit %d", judged, s.Options(1), limit.Load())
 			}
-			others = []string{"/b", "/c", "/b"}
+			others.Store(&[]string{"/b", "/c", "/b"})
 			if at(begin, 50*time.Second); s.State() != Up || s.Options(2) != nil || s.Options(3) != nil {
 				t.Errorf("asked for %v and /c: %v, %+v, %+v; want it to be up, and not to be asked any more after /c", judged, s.State(), s.Options(2), s.Options(3))
 			}
